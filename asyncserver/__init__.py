@@ -1,0 +1,75 @@
+"""socketserver for the asyncio age: you write a handler, asyncserver serves it.
+
+`run` and `serve` are the short way, `Server` the handle on it; a handler gets a `Connection` or a
+`Datagram`. `Limits` and `Timeouts` say what is too much and too long.
+"""
+
+from anyio import EndOfStream
+
+from asyncserver.address import Address, PeerAddress
+from asyncserver.connection import Closing, Connection, Credentials
+from asyncserver.datagram import Datagram
+from asyncserver.errors import (
+    AddressError,
+    AsyncServerError,
+    BindError,
+    ConnectionBroken,
+    ConnectionBusy,
+    ConnectionClosed,
+    DeadlineExceeded,
+    HandlerError,
+    HandshakeError,
+    IncompleteReadError,
+    LineTooLongError,
+    NoReplyAddressError,
+    ServerStateError,
+    SettingError,
+    UpgradeRefusedError,
+)
+from asyncserver.handlers import (
+    BaseRequestHandler,
+    DatagramRequestHandler,
+    StreamRequestHandler,
+)
+from asyncserver.limits import Limits, Timeouts
+from asyncserver.serve import run, serve
+from asyncserver.server import Server
+from asyncserver.states import ServerState
+from asyncserver.stats import Stats
+
+__version__ = "0.1.0"
+
+__all__ = (
+    "Address",
+    "AddressError",
+    "AsyncServerError",
+    "BaseRequestHandler",
+    "BindError",
+    "Closing",
+    "Connection",
+    "ConnectionBroken",
+    "ConnectionBusy",
+    "ConnectionClosed",
+    "Credentials",
+    "Datagram",
+    "DatagramRequestHandler",
+    "DeadlineExceeded",
+    "EndOfStream",
+    "HandlerError",
+    "HandshakeError",
+    "IncompleteReadError",
+    "Limits",
+    "LineTooLongError",
+    "NoReplyAddressError",
+    "PeerAddress",
+    "Server",
+    "ServerState",
+    "ServerStateError",
+    "SettingError",
+    "Stats",
+    "StreamRequestHandler",
+    "Timeouts",
+    "UpgradeRefusedError",
+    "run",
+    "serve",
+)

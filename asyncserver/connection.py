@@ -1,0 +1,416 @@
+"""The stream that a handler holds: an `anyio.abc.ByteStream` with the words of asyncio beside it.
+
+It decides what a read means (a line, n bytes, the end) and leaves moving bytes to `protocol`. Who
+closes it, and when, is the server's business.
+"""
+
+import asyncio
+import socket
+import ssl
+import struct
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+import anyio
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.tls import TLSAttribute
+
+from asyncserver.address import PeerAddress, peer_address
+from asyncserver.errors import (
+    ConnectionBroken,
+    ConnectionBusy,
+    ConnectionClosed,
+    DeadlineExceeded,
+    HandshakeError,
+    IncompleteReadError,
+    LineTooLongError,
+)
+from asyncserver.limits import Limits, Timeouts
+from asyncserver.protocol import StreamProtocol
+from asyncserver.tls import TLSTransport
+
+__all__ = ("Closing", "Connection", "Credentials")
+
+RECEIVE_SIZE = 65_536
+
+
+class Credentials(NamedTuple):
+    """The process at the other end of a Unix socket, see SO_PEERCRED in unix(7)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Closing(asyncio.Event):
+    """An event that is true once it is set: `if connection.closing: ...`."""
+
+    def __bool__(self) -> bool:
+        return self.is_set()
+
+
+class Connection(ByteStream):
+    """One accepted connection.
+
+    Reads take from what has arrived; a read that is cancelled loses no byte. `send` returns when
+    the transport has room, so a peer that does not read slows its handler down and nobody else.
+    One task may read at a time; any number may send.
+
+    Attributes:
+        peer: the other end: `(host, port)`, or the path of a Unix socket, mostly empty.
+        closing: set when the server asks handlers to finish. `await connection.closing.wait()`.
+
+    """
+
+    __slots__ = (
+        "_closed", "_limits", "_protocol", "_sendable", "_timeouts", "_transport", "closing", "peer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        protocol: StreamProtocol,
+        peer: PeerAddress,
+        closing: Closing,
+        limits: Limits,
+        timeouts: Timeouts,
+    ) -> None:
+        self._protocol = protocol
+        self._transport = protocol.transport
+        self._limits = limits
+        self._timeouts = timeouts
+        self._closed = False
+        self._sendable = True
+        self.peer = peer
+        self.closing = closing
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed or self._protocol.lost else "open"
+        return f"<{type(self).__name__} {state}, peer {self.peer!r}>"
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def receive(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
+        """Return what has arrived, at least one byte and at most `max_bytes`.
+
+        Raises:
+            anyio.EndOfStream: the peer sends no more.
+            ConnectionBroken: the connection was lost.
+            ConnectionClosed: it was closed on this side.
+            DeadlineExceeded: nothing came within `Timeouts.idle`.
+
+        """
+        data = await self.read(max_bytes)
+        if not data:
+            raise anyio.EndOfStream
+        return data
+
+    async def read(self, n: int = -1) -> bytes:
+        """Return up to `n` bytes as soon as there are any, `b""` at the end of the stream.
+
+        Without `n`, return everything up to the end of the stream, as asyncio does, but not more
+        than `Limits.read_all`.
+
+        Raises:
+            LineTooLongError: without `n`, there is more than `Limits.read_all`.
+            ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in `receive`.
+
+        """
+        if n < 0:
+            return await self._read_all()
+        protocol = self._protocol
+        while not protocol.buffer:
+            if protocol.ended:
+                self._check_orderly_end()
+                return b""
+            await protocol.more()
+        return protocol.buffer.take(n)
+
+    async def readexactly(self, n: int) -> bytes:
+        """Return `n` bytes.
+
+        Raises:
+            IncompleteReadError: the stream ended before; `partial` has what came.
+            ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in `receive`.
+
+        """
+        protocol = self._protocol
+        while (data := protocol.buffer.take_exactly(n)) is None:
+            if protocol.ended:
+                self._check_orderly_end()
+                raise IncompleteReadError(protocol.buffer.take(n), n)
+            await protocol.more()
+        return data
+
+    async def readuntil(self, separator: bytes = b"\n") -> bytes:
+        """Return everything up to and including `separator`.
+
+        Raises:
+            IncompleteReadError: the stream ended before; `partial` has what came, perhaps nothing.
+            LineTooLongError: it takes more than `Limits.line` bytes; the next read starts behind
+                the separator.
+            ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in `receive`.
+
+        """
+        data = await self._until(separator)
+        if not data:
+            raise IncompleteReadError(b"")
+        return data
+
+    async def readline(self) -> bytes:
+        r"""Return a line with its `\n`; `b""` at the end of the stream.
+
+        Raises:
+            IncompleteReadError: the stream ended in the middle of a line.
+            LineTooLongError, ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in
+                `readuntil`.
+
+        """
+        return await self._until(b"\n")
+
+    async def lines(self) -> AsyncGenerator[bytes]:
+        r"""Iterate over lines, each with its `\n`, to the end of the stream.
+
+        Between two lines is the place to stop: when the server drains and nothing is buffered, the
+        iteration ends by itself.
+
+        Raises:
+            The same as `readline`.
+
+        """
+        protocol, limit = self._protocol, self._limits.line
+        buffer = protocol.buffer
+        while True:
+            while (line := buffer.take_until(b"\n", limit)) is None:
+                if not buffer and self.closing.is_set():
+                    return
+                if protocol.ended:
+                    self._check_orderly_end()
+                    if buffer:
+                        raise IncompleteReadError(buffer.take(len(buffer)))
+                    return
+                await protocol.more()
+            yield line
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next chunk; when the server drains and nothing is buffered, stop."""
+        protocol = self._protocol
+        while not protocol.buffer:
+            if self.closing.is_set():
+                raise StopAsyncIteration
+            if protocol.ended:
+                self._check_orderly_end()
+                raise StopAsyncIteration
+            await protocol.more()
+        return protocol.buffer.take(RECEIVE_SIZE)
+
+    # -- writing -------------------------------------------------------------------------------
+
+    async def send(self, item: bytes | bytearray | memoryview) -> None:
+        """Send all of `item`; return when fewer than `Limits.write_buffer` bytes wait to go.
+
+        Raises:
+            ConnectionBroken: the connection was lost.
+            ConnectionClosed: it was closed, or `send_eof` was called, on this side.
+            DeadlineExceeded: the peer took nothing for `Timeouts.write`; the connection is
+                aborted.
+
+        """
+        protocol = self._protocol
+        if not self._sendable or protocol.lost:
+            raise self._why_not()
+        protocol.sent += len(item)
+        self._transport.write(item)
+        if not protocol.writable:
+            await protocol.drained()
+            if protocol.lost:
+                raise self._why_not()
+
+    async def send_eof(self) -> None:
+        """Tell the peer that nothing more will be sent; reading goes on.
+
+        Over TLS this is a close_notify (RFC 8446, section 6.1).
+        """
+        if self._closed or self._protocol.lost:
+            raise self._why_not()
+        if self._sendable:
+            self._sendable = False
+            self._transport.write_eof()
+
+    async def aclose(self) -> None:
+        """Close: what was sent still goes out, for up to `Timeouts.write`. Never raises an error.
+
+        When cancelled, what is left is thrown away.
+        """
+        self.close()
+        protocol = self._protocol
+        try:
+            async with asyncio.timeout(self._timeouts.write):
+                while not protocol.lost:
+                    await protocol.drained()
+        except TimeoutError:
+            self.abort()
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+
+    def close(self) -> None:
+        """Begin to close, without waiting for what was sent to go out."""
+        self._end()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what was not sent yet is lost."""
+        self._end()
+        self._transport.abort()
+
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """Upgrade to TLS, as the server, after the peer was told to begin (STARTTLS, RFC 3207).
+
+        Call it right after sending that reply. The connection goes on under the same name.
+
+        Raises:
+            UpgradeRefusedError: clear text is waiting to be read; upgrading now would let whoever
+                wrote it act in the peer's name. The connection is aborted.
+            HandshakeError: the handshake failed; the connection is closed.
+            ConnectionBusy: another task is reading, or the connection is encrypted already.
+            DeadlineExceeded: it took longer than `Timeouts.handshake`; likewise.
+
+        """
+        protocol = self._protocol
+        if self._closed or protocol.lost:
+            raise self._why_not()
+        if protocol.reading:
+            raise ConnectionBusy("reading from")
+        if self.tls is not None:
+            raise ConnectionBusy("encrypting")
+        layer = TLSTransport(context)
+        try:
+            async with asyncio.timeout(self._timeouts.handshake):
+                await layer.upgrade(self._transport, protocol.buffer.take(len(protocol.buffer)))
+        except BaseException as exc:
+            if not isinstance(exc, HandshakeError):  # which has sent its alert, and is closing
+                self.abort()
+            protocol.connection_lost(None)  # the transport does not know it any more
+            if isinstance(exc, TimeoutError) and self._timeouts.handshake is not None:
+                raise DeadlineExceeded("handshake", self._timeouts.handshake) from None
+            raise
+        self._transport = protocol.transport = layer
+        layer.start(protocol)
+
+    # -- what is known about it ----------------------------------------------------------------
+
+    @property
+    def local(self) -> PeerAddress:
+        """Our own end's address: `(host, port)`, or the path of a Unix socket."""
+        return peer_address(self._transport.get_extra_info("sockname"))
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes received so far, read or not."""
+        return self._protocol.received
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes given to `send` so far."""
+        return self._protocol.sent
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """What was negotiated: `version()`, `cipher()`, `getpeercert()`; `None` in clear."""
+        found: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
+        return found
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The process at the other end of a Unix socket; `None` elsewhere."""
+        sock = self._transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+            return None
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return Credentials(*struct.unpack("3i", raw))
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """Anyio's typed attributes: `connection.extra(SocketAttribute.remote_address)`."""
+        sock = self._transport.get_extra_info("socket")
+        attributes: dict[Any, Callable[[], Any]] = {
+            SocketAttribute.family: lambda: sock.family,
+            SocketAttribute.local_address: lambda: self.local,
+            SocketAttribute.raw_socket: lambda: sock,
+            SocketAttribute.remote_address: lambda: self.peer,
+        }
+        if not isinstance(self.peer, str):
+            attributes[SocketAttribute.local_port] = lambda: self.local[1]
+            attributes[SocketAttribute.remote_port] = lambda: self.peer[1]
+        tls = self.tls
+        if tls is not None:
+            attributes |= _tls_attributes(tls)
+        return attributes
+
+    # -- inside --------------------------------------------------------------------------------
+
+    async def _until(self, separator: bytes) -> bytes:
+        protocol, limit = self._protocol, self._limits.line
+        while (data := protocol.buffer.take_until(separator, limit)) is None:
+            if protocol.ended:
+                self._check_orderly_end()
+                partial = protocol.buffer.take(len(protocol.buffer))
+                if partial:
+                    raise IncompleteReadError(partial)
+                return b""
+            await protocol.more()
+        return data
+
+    async def _read_all(self) -> bytes:
+        limit = self._limits.read_all
+        chunks: list[bytes] = []
+        size = 0
+        while chunk := await self.read(RECEIVE_SIZE):
+            chunks.append(chunk)
+            size += len(chunk)
+            if limit is not None and size > limit:
+                raise LineTooLongError(b"".join(chunks)[:limit], limit)
+        return b"".join(chunks)
+
+    def _end(self) -> None:
+        """End it on this side: nothing is left to read, nothing more is sent, nobody waits."""
+        self._closed = True
+        self._sendable = False
+        protocol = self._protocol
+        protocol.ended = True
+        protocol.buffer.take(len(protocol.buffer))
+        protocol.wake()
+
+    def _check_orderly_end(self) -> None:
+        """Raise, unless the peer said that it sends no more."""
+        if self._closed or self._protocol.error is not None:
+            raise self._why_not()
+
+    def _why_not(self) -> Exception:
+        """Tell why the connection cannot be used."""
+        error = self._protocol.error
+        if isinstance(error, DeadlineExceeded):
+            return error
+        if error is None or self._closed:
+            return ConnectionClosed("the connection was closed on this side")
+        broken = ConnectionBroken(f"the connection was lost: {error}")
+        broken.__cause__ = error
+        return broken
+
+
+def _tls_attributes(tls: ssl.SSLObject) -> dict[Any, Callable[[], Any]]:
+    return {
+        TLSAttribute.alpn_protocol: tls.selected_alpn_protocol,
+        TLSAttribute.channel_binding_tls_unique: tls.get_channel_binding,
+        TLSAttribute.cipher: tls.cipher,
+        TLSAttribute.peer_certificate: lambda: tls.getpeercert(binary_form=False),
+        TLSAttribute.peer_certificate_binary: lambda: tls.getpeercert(binary_form=True),
+        TLSAttribute.server_side: lambda: True,
+        TLSAttribute.shared_ciphers: tls.shared_ciphers,
+        TLSAttribute.ssl_object: lambda: tls,
+        TLSAttribute.standard_compatible: lambda: False,
+        TLSAttribute.tls_version: tls.version,
+    }

@@ -1,0 +1,239 @@
+"""Datagrams: one packet in, perhaps some out, from one socket for all peers.
+
+Reads with the socket's own calls when the loop says that it is readable, because uvloop has no
+`sock_recvfrom` and both loops' datagram transports hide truncation and the local address.
+"""
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+from asyncserver.address import Address, PeerAddress, peer_address
+from asyncserver.errors import ConnectionClosed, DeadlineExceeded, NoReplyAddressError
+
+__all__ = ("Datagram", "DatagramEndpoint")
+
+BATCH: Final = 64  # datagrams in a row before others on the loop get their turn
+RETRY: Final = (0.001, 0.05)  # seconds, first and longest, between two tries to send
+
+# Linux values that the socket module does not name on every version, see ip(7) and <linux/...>.
+IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
+SO_MEMINFO: Final = 55
+MEMINFO_DROPS: Final = 8  # sock_diag(7): SK_MEMINFO_DROPS, the ninth 32-bit word
+
+ANCILLARY_SIZE: Final = socket.CMSG_SPACE(32)
+Control = list[tuple[int, int, bytes]]  # ancillary data, as recvmsg() and sendmsg() have it
+
+
+class Datagram:
+    """One datagram, as a handler gets it.
+
+    Attributes:
+        data: its bytes, whole unless `truncated`.
+        peer: who sent it: `(host, port)`, or the path of a Unix socket; empty if it has no name.
+        truncated: it was longer than `Limits.datagram_size`, and its end is lost.
+
+    """
+
+    __slots__ = ("_control", "_endpoint", "_raw_peer", "data", "truncated")
+
+    def __init__(
+        self,
+        data: bytes,
+        endpoint: "DatagramEndpoint",
+        raw_peer: Any,
+        control: Control,
+        *,
+        truncated: bool,
+    ) -> None:
+        self.data = data
+        self.truncated = truncated
+        self._endpoint = endpoint
+        self._raw_peer = raw_peer
+        self._control = control
+
+    def __repr__(self) -> str:
+        cut = ", truncated" if self.truncated else ""
+        return f"<Datagram {len(self.data)} bytes{cut}, peer {self.peer!r}>"
+
+    @property
+    def peer(self) -> PeerAddress:
+        return peer_address(self._raw_peer)
+
+    @property
+    def local(self) -> PeerAddress:
+        """The address it came to: on a wildcard bind the one that the peer used."""
+        return self._endpoint.local(self._control)
+
+    async def reply(self, data: bytes | bytearray | memoryview) -> None:
+        """Send a datagram back, from the address that this one came to.
+
+        Waits while the socket's send buffer (for Unix sockets: the receiver's queue) is full.
+
+        Raises:
+            NoReplyAddressError: the sender has no address, as a Unix socket that was not bound.
+            DeadlineExceeded: there was no room for `Timeouts.write`.
+            ConnectionClosed: the server is closed.
+            OSError: the system refused it: too long (EMSGSIZE), nobody there (ECONNREFUSED).
+
+        """
+        if not self._raw_peer:
+            raise NoReplyAddressError("the sender has no address; it must bind() its socket first")
+        await self._endpoint.send(data, self._raw_peer, self._control)
+
+
+class DatagramEndpoint:
+    """Receives on one socket and starts a handler for each datagram.
+
+    Args:
+        sock: bound and non-blocking; the caller closes it, after `close()`.
+        address: what it is bound to.
+        size: longest datagram in bytes; what is beyond is cut.
+        write_timeout: seconds that a reply may wait for room.
+        take: starts the handler of a datagram; `False` if there are too many, and it is dropped.
+
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        address: Address,
+        *,
+        size: int,
+        write_timeout: float | None,
+        take: Callable[[Datagram], bool],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._write_timeout = write_timeout
+        self._take = take
+        self._buffer = bytearray(size)
+        self._view = memoryview(self._buffer)
+        self._reading = False
+        self._wildcard = address.host in ("0.0.0.0", "::")
+        if self._wildcard:
+            _ask_for_local_address(sock)
+        self.received = 0
+        self.sent = 0
+        self.dropped = 0
+        self.truncated = 0
+
+    def start(self) -> None:
+        """Receive from now on."""
+        self._reading = True
+        self._loop.add_reader(self._sock.fileno(), self._receive)
+
+    def stop(self) -> None:
+        """Receive no more; replies can still be sent."""
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._sock.fileno())
+
+    def kernel_drops(self) -> int:
+        """Datagrams that the kernel dropped because its buffer was full; 0 where it cannot tell."""
+        if self._sock.family == socket.AF_UNIX or self._sock.fileno() < 0:
+            return 0
+        try:
+            raw = self._sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 9 * 4)
+            return int(struct.unpack("9I", raw)[MEMINFO_DROPS])
+        except (OSError, struct.error):
+            return 0
+
+    def local(self, control: Control) -> PeerAddress:
+        """Return the address that a datagram with this ancillary data came to."""
+        name = self._sock.getsockname()
+        for level, kind, raw in control:
+            if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
+                return socket.inet_ntop(socket.AF_INET, raw[8:12]), name[1]
+            if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+                return socket.inet_ntop(socket.AF_INET6, raw[:16]), name[1]
+        return peer_address(name)
+
+    async def send(self, data: bytes | bytearray | memoryview, peer: Any, control: Control) -> None:
+        """Send one datagram. See `Datagram.reply`."""
+        if not self._try_send(data, peer, control):
+            try:
+                async with asyncio.timeout(self._write_timeout):
+                    await self._keep_trying(data, peer, control)
+            except TimeoutError as exc:
+                assert self._write_timeout is not None
+                raise DeadlineExceeded("write", self._write_timeout) from exc
+        self.sent += 1
+
+    def _receive(self) -> None:
+        receive = self._receive_with_address if self._wildcard else self._receive_plain
+        for _ in range(BATCH):
+            try:
+                size, peer, control = receive()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                continue  # an ICMP error about something sent before: nobody's business here
+            truncated = size > len(self._buffer)
+            self.truncated += truncated
+            data = bytes(self._view[:size])
+            if self._take(Datagram(data, self, peer, control, truncated=truncated)):
+                self.received += 1
+            else:
+                self.dropped += 1
+
+    def _receive_plain(self) -> tuple[int, Any, Control]:
+        # MSG_TRUNC: the size is the datagram's, even if the buffer is shorter.
+        size, peer = self._sock.recvfrom_into(self._buffer, 0, socket.MSG_TRUNC)
+        return size, peer, []
+
+    def _receive_with_address(self) -> tuple[int, Any, Control]:
+        size, control, _, peer = self._sock.recvmsg_into(
+            [self._buffer], ANCILLARY_SIZE, socket.MSG_TRUNC
+        )
+        return size, peer, control
+
+    def _try_send(self, data: bytes | bytearray | memoryview, peer: Any, control: Control) -> bool:
+        if self._sock.fileno() < 0:
+            raise ConnectionClosed("the server is closed")
+        try:
+            if control:
+                self._sock.sendmsg([data], _reply_control(control), 0, peer)
+            else:
+                self._sock.sendto(data, peer)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as exc:
+            if exc.errno == errno.ENOBUFS:
+                return False
+            raise
+        return True
+
+    async def _keep_trying(
+        self, data: bytes | bytearray | memoryview, peer: Any, control: Control
+    ) -> None:
+        # No event tells when the queue of an unconnected Unix peer has room: unix(7) polls the
+        # sender's own buffer only. So this waits a little, and a little longer.
+        delay, longest = RETRY
+        while not self._try_send(data, peer, control):
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, longest)
+
+
+def _ask_for_local_address(sock: socket.socket) -> None:
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+
+
+def _reply_control(control: Control) -> Control:
+    """Turn "came to this address" into "send from this address"."""
+    reply = []
+    for level, kind, raw in control:
+        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
+            # ip(7), struct in_pktinfo: interface 0 leaves the route to the kernel; source; unused.
+            reply.append((level, kind, struct.pack("=I4s4s", 0, raw[4:8], bytes(4))))
+        elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+            # RFC 3542, section 6.1. Link-local addresses need the interface, others must not.
+            link_local = raw[0] == 0xFE and raw[1] & 0xC0 == 0x80  # noqa: PLR2004 - fe80::/10
+            reply.append((level, kind, raw if link_local else raw[:16] + bytes(4)))
+    return reply

@@ -1,0 +1,150 @@
+"""The exceptions of asyncserver: each says whose fault it was, and carries the data to act on.
+
+All derive from `AsyncServerError`, and each also from what a careful caller catches already: the
+anyio stream errors (so that anyio's wrappers understand ours) and the builtin that asyncio or the
+`socket` module would have raised.
+"""
+
+from anyio import (
+    BrokenResourceError,
+    BusyResourceError,
+    ClosedResourceError,
+    DelimiterNotFound,
+    IncompleteRead,
+)
+
+__all__ = (
+    "AddressError",
+    "AsyncServerError",
+    "BindError",
+    "ConnectionBroken",
+    "ConnectionBusy",
+    "ConnectionClosed",
+    "DeadlineExceeded",
+    "HandlerError",
+    "HandshakeError",
+    "IncompleteReadError",
+    "LineTooLongError",
+    "NoReplyAddressError",
+    "ServerStateError",
+    "SettingError",
+    "UpgradeRefusedError",
+)
+
+
+class AsyncServerError(Exception):
+    """The root: everything that asyncserver raises on its own account."""
+
+
+# -- your fault: the program asked for something that cannot be --------------------------------
+
+
+class SettingError(AsyncServerError, ValueError):
+    """A limit, a deadline or a TLS setting has a value that cannot work."""
+
+
+class AddressError(AsyncServerError, ValueError):
+    """An address is not one of the URLs that asyncserver understands."""
+
+
+class HandlerError(AsyncServerError, TypeError):
+    """The handler is of no kind that can be served; the message says what to write instead."""
+
+
+class ServerStateError(AsyncServerError, RuntimeError):
+    """The server cannot do that in the state that it is in."""
+
+
+class ConnectionClosed(AsyncServerError, ClosedResourceError):  # noqa: N818 - a state, as in anyio
+    """The connection was closed on this side, by the handler or by the server."""
+
+
+class ConnectionBusy(AsyncServerError, BusyResourceError, RuntimeError):  # noqa: N818 - as above
+    """Two tasks read from one connection at the same time."""
+
+
+class NoReplyAddressError(AsyncServerError, ValueError):
+    """The sender of a Unix datagram has no name to reply to; it must `bind()` its own socket."""
+
+
+# -- the system's fault ------------------------------------------------------------------------
+
+
+class BindError(AsyncServerError, OSError):
+    """An address cannot be listened on; `errno` says why, the message says which."""
+
+
+# -- the peer's or the network's fault ---------------------------------------------------------
+
+
+class ConnectionBroken(AsyncServerError, BrokenResourceError, ConnectionError):  # noqa: N818 - as above
+    """The peer reset the connection, or the network lost it; `__cause__` has the system's word."""
+
+
+class HandshakeError(AsyncServerError, ConnectionError):
+    """A TLS handshake failed: garbage, no common cipher, a certificate that was refused."""
+
+
+class UpgradeRefusedError(AsyncServerError, ConnectionError):
+    """Clear text arrived between a request to start TLS and the handshake (RFC 3207, section 6).
+
+    Attributes:
+        pending: how many bytes had arrived.
+
+    """
+
+    def __init__(self, pending: int) -> None:
+        super().__init__(
+            f"{pending} bytes of clear text arrived before the TLS handshake: the peer must wait"
+            " for the reply to its STARTTLS; anything else may be command injection"
+        )
+        self.pending = pending
+
+
+class IncompleteReadError(AsyncServerError, IncompleteRead, EOFError):
+    """The peer stopped sending in the middle of what was asked for.
+
+    Attributes:
+        partial: the bytes that did arrive.
+        expected: how many bytes were asked for; `None` when reading up to a separator.
+
+    """
+
+    def __init__(self, partial: bytes, expected: int | None = None) -> None:
+        wanted = "the separator" if expected is None else f"all of {expected} bytes"
+        Exception.__init__(self, f"the stream ended after {len(partial)} bytes, before {wanted}")
+        self.partial = partial
+        self.expected = expected
+
+
+# -- policy: a limit or a deadline that you set ------------------------------------------------
+
+
+class LineTooLongError(AsyncServerError, DelimiterNotFound, ValueError):
+    """A line is longer than the limit; the rest of it is dropped, the next read starts after it.
+
+    Attributes:
+        partial: the first bytes of the line, at most `limit`.
+        limit: the limit, in bytes.
+
+    """
+
+    def __init__(self, partial: bytes, limit: int) -> None:
+        Exception.__init__(self, f"a line exceeds the limit of {limit} bytes (Limits.line)")
+        self.partial = partial
+        self.limit = limit
+
+
+class DeadlineExceeded(AsyncServerError, TimeoutError):  # noqa: N818 - as in gRPC and context.Context
+    """One of the `Timeouts` ran out.
+
+    Attributes:
+        deadline: which one: "handshake", "idle", "write" or "lifetime".
+        seconds: its value.
+
+    """
+
+    def __init__(self, deadline: str, seconds: float) -> None:
+        super().__init__(f"the {deadline} deadline of {seconds:g} s is over (Timeouts.{deadline})")
+        self.deadline = deadline
+        self.seconds = seconds

@@ -1,0 +1,107 @@
+"""What a server allows: sizes and counts in `Limits`, seconds in `Timeouts`.
+
+Frozen values, checked once when they are made. Every default is finite; `None` lifts a limit.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from asyncserver.errors import SettingError
+
+__all__ = ("Limits", "Timeouts")
+
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much a server takes on. Whole numbers, at least 1; `None` means no limit.
+
+    Attributes:
+        connections: stream connections open at once, handshakes included.
+        per_host: the same for one IP address. The default lets one host take them all, because
+            behind a proxy there is only one host; lower it where clients connect directly.
+        overflow: what happens at `connections`. "backlog": the server stops accepting and clients
+            wait in the kernel's queue; "close": they are accepted and closed at once.
+        backlog: length of that queue, see listen(2). Linux cuts it to `net.core.somaxconn`.
+        line: longest line (or message of `readuntil`) in bytes, its separator included.
+        read_buffer: bytes received ahead of the handler before the peer is paused. One read
+            from the socket (up to 256 KiB) may come on top.
+        write_buffer: bytes that `send` leaves to the kernel before it waits.
+        read_all: most bytes that `read()` without a size gathers until the end of the stream.
+        datagrams: datagram handlers running at once; what arrives beyond is dropped and counted.
+        datagram_size: longest datagram in bytes; what is longer is cut and marked `truncated`.
+
+    Raises:
+        SettingError: a value is out of range.
+
+    """
+
+    connections: int | None = 10_000
+    per_host: int | None = 10_000
+    overflow: Literal["backlog", "close"] = "backlog"
+    backlog: int = 4096
+    line: int | None = 64 * KIB
+    read_buffer: int = 64 * KIB
+    write_buffer: int = 64 * KIB
+    read_all: int | None = 16 * KIB * KIB
+    datagrams: int | None = 1000
+    datagram_size: int = 64 * KIB
+
+    def __post_init__(self) -> None:
+        if self.overflow not in ("backlog", "close"):
+            raise SettingError(f"Limits.overflow is {self.overflow!r}: write 'backlog' or 'close'")
+        for field in fields(self):
+            if field.name != "overflow":
+                optional = "None" in str(field.type)
+                _check_count(f"Limits.{field.name}", getattr(self, field.name), optional=optional)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long a server waits, in seconds. More than 0; `None` means without end.
+
+    The last three are kept by one timer per server and not one per read, so they run out up to a
+    fifth late, and never by more than 2 s.
+
+    Attributes:
+        handshake: from accept to the end of the TLS handshake.
+        idle: how long a read may wait while no byte moves in either direction. A handler that
+            does not read is not idle.
+        write: how long `send` (or closing) may wait for a peer that takes no bytes.
+        lifetime: from accept to the end of the handler; then the handler is cancelled.
+
+    Raises:
+        SettingError: a value is out of range.
+
+    """
+
+    handshake: float | None = 10.0
+    idle: float | None = 300.0
+    write: float | None = 30.0
+    lifetime: float | None = 86_400.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise SettingError(
+                    f"Timeouts.{field.name} is {value!r}: write seconds, more than 0,"
+                    " or None for no deadline"
+                )
+
+    @property
+    def tick(self) -> float:
+        """Seconds between two looks at the connections."""
+        finite = [each for each in (self.idle, self.write, self.lifetime) if each is not None]
+        return min([10.0, *finite]) / 10
+
+
+def _check_count(name: str, value: Any, *, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        way_out = ", or None for no limit" if optional else ""
+        raise SettingError(f"{name} is {value!r}: write a whole number, at least 1{way_out}")

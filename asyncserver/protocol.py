@@ -1,0 +1,184 @@
+"""The bottom of a connection: bytes and flow control, no decisions.
+
+The transport calls `StreamProtocol` from below; `connection` reads its buffer from above and, when
+there is not enough in it, waits on a future that the next bytes resolve. No timer, no lock and no
+copy on that way.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from asyncserver.buffer import ReceiveBuffer
+from asyncserver.errors import ConnectionBusy
+
+__all__ = ("AnyProtocol", "StreamProtocol", "tell_when_lost")
+
+AnyProtocol = asyncio.Protocol | asyncio.BufferedProtocol
+
+
+class StreamProtocol(asyncio.Protocol):
+    """What one connection has received, and who waits for more.
+
+    Attributes:
+        buffer: received and not yet read.
+        received, sent: bytes, in all.
+        writable: the transport takes bytes; it holds fewer than its high-water mark.
+        ended: nothing more will come, whatever the reason.
+        lost: the transport is gone in both directions.
+        error: why, if it was not an orderly end.
+        opened, seen, since: kept for `deadlines`.
+
+    """
+
+    __slots__ = (
+        "_high", "_paused", "_reader", "_senders", "buffer", "ended", "error", "loop", "lost",
+        "opened", "received", "seen", "sent", "since", "transport", "writable",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, high: int) -> None:
+        self.loop = loop
+        self.buffer = ReceiveBuffer()
+        self.received = 0
+        self.sent = 0
+        self.ended = False
+        self.lost = False
+        self.error: Exception | None = None
+        self.writable = True
+        self._high = high
+        self._paused = False
+        self._reader: asyncio.Future[None] | None = None
+        self._senders: list[asyncio.Future[None]] = []
+        self.opened = self.since = loop.time()
+        self.seen = 0
+
+    # -- from below: what the transport says ---------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment] # uvloop's derive from nothing
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        self.buffer.feed(data)
+        reader = self._reader
+        if reader is not None:
+            self._reader = None
+            if not reader.done():
+                reader.set_result(None)
+        elif len(self.buffer) >= self._high:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self.wake()
+        return True  # the other direction stays open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended = self.lost = True
+        if self.error is None:
+            self.error = exc
+        self.wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        senders, self._senders = self._senders, []
+        for sender in senders:
+            if not sender.done():
+                sender.set_result(None)
+
+    # -- from above: what the connection asks --------------------------------------------------
+
+    @property
+    def reading(self) -> bool:
+        """Whether somebody waits for more bytes."""
+        return self._reader is not None and not self._reader.done()
+
+    @property
+    def moved(self) -> int:
+        """Bytes in both directions, in all."""
+        return self.received + self.sent
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that keep senders waiting; 0 while the transport takes more."""
+        return 0 if self.writable else self.transport.get_write_buffer_size()
+
+    def more(self) -> asyncio.Future[None]:
+        """Return a future that resolves when something has changed: bytes, the end, or `wake`.
+
+        Raises:
+            ConnectionBusy: another task waits already.
+
+        """
+        if self._reader is not None and not self._reader.done():
+            raise ConnectionBusy("reading from")
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+        self._reader = reader = self.loop.create_future()
+        return reader
+
+    def drained(self) -> asyncio.Future[None]:
+        """Return a future that resolves when the transport takes bytes again, or is lost."""
+        sender = self.loop.create_future()
+        self._senders.append(sender)
+        return sender
+
+    def wake(self) -> None:
+        """Let a waiting reader look again."""
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    def stop_reading(self, error: Exception) -> None:
+        """End the reading side: whoever reads gets `error`. Sending goes on."""
+        if self.error is None:
+            self.error = error
+        self.ended = True
+        self.wake()
+
+    def fail(self, error: Exception) -> None:
+        """End the connection: whoever reads or sends gets `error`."""
+        self.stop_reading(error)
+        self.transport.abort()
+
+
+def tell_when_lost(protocol: AnyProtocol, lost: Callable[[], object]) -> AnyProtocol:
+    """Wrap somebody's protocol so that `lost` is called after its `connection_lost`.
+
+    The wrapper's other methods are the protocol's own bound ones: both loops call them directly, so
+    that nothing is added to the way of the bytes.
+    """
+    buffered = isinstance(protocol, asyncio.BufferedProtocol)
+    wrapper: AnyProtocol = _BufferedWrapper() if buffered else _Wrapper()
+    for name in (*COMMON_CALLS, *(BUFFERED_CALLS if buffered else STREAMING_CALLS)):
+        setattr(wrapper, name, getattr(protocol, name))
+
+    def connection_lost(exc: Exception | None) -> None:
+        try:
+            protocol.connection_lost(exc)
+        finally:
+            lost()
+
+    wrapper.connection_lost = connection_lost  # type: ignore[method-assign]
+    return wrapper
+
+
+COMMON_CALLS: Final = ("connection_made", "eof_received", "pause_writing", "resume_writing")
+STREAMING_CALLS: Final = ("data_received",)
+BUFFERED_CALLS: Final = ("get_buffer", "buffer_updated")
+
+
+class _Wrapper(asyncio.Protocol):
+    """Has a `__dict__`, which asyncio.Protocol has not."""
+
+
+class _BufferedWrapper(asyncio.BufferedProtocol):
+    """Likewise."""

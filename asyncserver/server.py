@@ -1,0 +1,418 @@
+"""The server: bind, serve, drain, close. It owns the listeners, the sessions and their tasks.
+
+How one connection lives is told in `session`; who is let in, in `acceptor` and `gate`.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Final, Self, TypedDict, Unpack
+
+import anyio
+
+from asyncserver import events
+from asyncserver.acceptor import Acceptor
+from asyncserver.address import Address, PeerAddress
+from asyncserver.connection import Closing, Connection
+from asyncserver.datagram import Datagram, DatagramEndpoint
+from asyncserver.drain import Drain
+from asyncserver.errors import ServerStateError, SettingError
+from asyncserver.gate import Gate
+from asyncserver.handlers import Handler, adapt
+from asyncserver.limits import Limits, Timeouts
+from asyncserver.listeners import Listener, adopt, listen, resolve
+from asyncserver.logs import log
+from asyncserver.session import Session, Terms
+from asyncserver.states import ServerState, advance
+from asyncserver.stats import Stats, Tally
+from asyncserver.tls import TLSSource, server_context
+
+__all__ = ("DEFAULT_GRACE", "Options", "Server")
+
+DEFAULT_GRACE: Final = 30.0  # seconds, as Kubernetes grants a pod
+
+
+class Options(TypedDict, total=False):
+    """The settings of a `Server`, which `serve` and `run` take too."""
+
+    tls: TLSSource | None
+    limits: Limits
+    timeouts: Timeouts
+    mode: int | None
+    reuse_port: bool
+    observers: Sequence[events.Observer]
+
+
+class Server:
+    """Serves one handler on any number of addresses, until it is closed.
+
+    `async with Server(...) as server:` binds and serves; leaving the block closes it: with the
+    default grace, or at once if an exception (a cancellation, too) is on its way out.
+
+    Args:
+        handler: an async function of one argument, a class derived from `BaseRequestHandler`, or a
+            factory of asyncio protocols. It gets a `Connection` from stream addresses, a
+            `Datagram` from datagram addresses.
+        addresses: URLs (see `Address`), or bound sockets, which then belong to the server.
+        tls: serve TLS on all stream addresses: an `ssl.SSLContext`, a PEM file with certificate
+            and key, or a pair of files. Default: clear text.
+        limits: sizes and counts; default `Limits()`.
+        timeouts: seconds; default `Timeouts()`.
+        mode: permissions of the Unix sockets' paths, like `0o660`. Default: what the umask leaves.
+        reuse_port: let other processes bind the same ports (SO_REUSEPORT, socket(7)).
+        observers: called with every event, see `asyncserver.events`.
+
+    Raises:
+        HandlerError: the handler is of no kind that can be served on these addresses.
+        AddressError: an address is malformed.
+        SettingError: a setting cannot work, or there is no address.
+
+    """
+
+    def __init__(
+        self, handler: Handler, *addresses: str | socket.socket, **options: Unpack[Options]
+    ) -> None:
+        if not addresses:
+            raise SettingError("no address to serve: give at least one, like tcp://127.0.0.1:9999")
+        self._addresses = [
+            each if isinstance(each, socket.socket) else Address(each) for each in addresses
+        ]
+        self._mode = options.get("mode")
+        self._reuse_port = options.get("reuse_port", False)
+        self._tally = Tally()
+        tls = options.get("tls")
+        self._terms = Terms(
+            service=adapt(handler, self),
+            tls=None if tls is None else server_context(tls),
+            limits=options.get("limits") or Limits(),
+            timeouts=options.get("timeouts") or Timeouts(),
+            observers=events.Observers((self._tally, log, *options.get("observers", ()))),
+            closing=Closing(),
+        )
+        self._handler_name = getattr(handler, "__qualname__", None) or repr(handler)
+        for address in self._addresses:
+            if isinstance(address, Address):
+                self._check(address)
+        # while it serves
+        self._state = ServerState.NEW
+        self._gate = Gate(self._terms.limits)
+        self._listeners: list[Listener] = []
+        self._acceptors: list[Acceptor] = []
+        self._endpoints: list[DatagramEndpoint] = []
+        self._datagram_transports: list[asyncio.DatagramTransport] = []
+        self._sessions: dict[asyncio.Task[None], Session] = {}
+        self._packets: dict[asyncio.Task[None], tuple[float, Datagram]] = {}  # and when they came
+        self._watch: asyncio.TimerHandle | None = None
+        # when it closes
+        self._drain: Drain | None = None
+        self._closer: asyncio.Task[None] | None = None
+        self._closed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        where = " ".join(self.addresses) or "nowhere yet"
+        return f"<Server {self._state.value}, {where}, {self._gate.inside} connections>"
+
+    # -- what can be seen ----------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it listens, with real ports; one each IP family for `tcp://:port`."""
+        return tuple(listener.address for listener in self._listeners)
+
+    @property
+    def state(self) -> ServerState:
+        """Where it stands in its life."""
+        return self._state
+
+    @property
+    def closing(self) -> Closing:
+        """Set when it begins to drain; the same as `connection.closing`."""
+        return self._terms.closing
+
+    @property
+    def connections(self) -> Iterator[Connection]:
+        """The connections that handlers hold now; iterate over them even while they come and go."""
+        return iter(
+            [
+                session.connection
+                for session in self._sessions.values()
+                if session.connection is not None
+            ]
+        )
+
+    @property
+    def stats(self) -> Stats:
+        """A snapshot of the counters. Costs a look at each connection."""
+        tally, endpoints = self._tally, self._endpoints
+        connections = list(self.connections)
+        return Stats(
+            accepted=tally.accepted,
+            active=self._gate.inside,
+            refused=dict(tally.refused),
+            handshakes_failed=tally.handshakes_failed,
+            handler_errors=tally.handler_errors,
+            disconnects=tally.disconnects,
+            expired=dict(tally.expired),
+            bytes_in=tally.bytes_in + sum(each.bytes_received for each in connections),
+            bytes_out=tally.bytes_out + sum(each.bytes_sent for each in connections),
+            datagrams_in=sum(each.received for each in endpoints),
+            datagrams_out=sum(each.sent for each in endpoints),
+            datagrams_dropped=sum(each.dropped + each.kernel_drops() for each in endpoints),
+            datagrams_truncated=sum(each.truncated for each in endpoints),
+            accept_backoffs=tally.accept_backoffs,
+        )
+
+    # -- its life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bind all addresses, or none, and serve.
+
+        Raises:
+            BindError: an address is in use, not this machine's, or not allowed.
+            ServerStateError: it was started before.
+
+        """
+        if self._state is not ServerState.NEW or self._listeners:
+            raise ServerStateError(f"this server is {self._state.value}: it starts only once")
+        try:
+            for address in self._addresses:
+                self._listeners += await self._bind(address)
+            for listener in self._listeners:
+                await self._serve(listener)
+        except BaseException:
+            self._stop_listening()
+            self._close_datagrams()
+            raise
+        self._state = advance(self._state, ServerState.SERVING)
+        for listener in self._listeners:
+            self._emit(events.Bound(listener.address))
+        self._look_for_overdue()
+
+    async def close(self, grace: float | None = DEFAULT_GRACE) -> None:
+        """Drain and close; return when no socket and no task is left.
+
+        The listeners close at once. Handlers are told (`closing`), have `grace` seconds to finish
+        (`None`: as long as it takes), are cancelled, and a quarter of a second later what is left
+        is aborted. A second call with less grace shortens the first one's.
+
+        Called from inside a handler, it returns when the drain has begun: the handler itself is
+        what it would be waiting for.
+        """
+        self.begin_close(grace)
+        task = asyncio.current_task()
+        if task not in self._sessions and task not in self._packets:
+            await self._closed.wait()
+
+    def abort(self) -> None:
+        """Close at once: no grace. Returns before the handlers have been cancelled."""
+        self.begin_close(0)
+
+    async def wait_closed(self) -> None:
+        """Wait until somebody has closed it."""
+        await self._closed.wait()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.begin_close(DEFAULT_GRACE if kind is None else 0)
+        if kind is None:
+            await self._closed.wait()
+        else:
+            with anyio.CancelScope(shield=True):  # bounded, as there is no grace
+                await self._closed.wait()
+
+    # -- bind ----------------------------------------------------------------------------------
+
+    async def _bind(self, address: Address | socket.socket) -> list[Listener]:
+        backlog = self._terms.limits.backlog
+        if isinstance(address, socket.socket):
+            listener = adopt(address, backlog)
+            self._check(listener.address)
+            return [listener]
+        return listen(
+            address,
+            await resolve(address),
+            backlog=backlog,
+            mode=self._mode,
+            reuse_port=self._reuse_port,
+        )
+
+    def _check(self, address: Address) -> None:
+        self._terms.service.check(address, self._handler_name)
+        if self._terms.tls is not None and not address.is_stream:
+            raise SettingError(f"{address} cannot be encrypted: tls= is for stream addresses")
+
+    # -- serve ---------------------------------------------------------------------------------
+
+    async def _serve(self, listener: Listener) -> None:
+        if listener.address.is_stream:
+            acceptor = Acceptor(
+                listener.socket,
+                self._gate,
+                self._terms.limits.overflow,
+                self._take,
+                self._terms.observers,
+            )
+            self._acceptors.append(acceptor)
+            acceptor.resume()
+        elif self._terms.service.datagram_factory is not None:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_datagram_endpoint(
+                self._terms.service.datagram_factory, sock=listener.socket
+            )
+            self._datagram_transports.append(transport)
+        else:
+            endpoint = DatagramEndpoint(
+                listener.socket,
+                listener.address,
+                size=self._terms.limits.datagram_size,
+                write_timeout=self._terms.timeouts.write,
+                take=self._take_datagram,
+            )
+            self._endpoints.append(endpoint)
+            endpoint.start()
+
+    def _take(self, sock: socket.socket, peer: PeerAddress) -> None:
+        """Start the session of an admitted connection."""
+        session = Session(sock, peer, self._terms)
+        task = asyncio.get_running_loop().create_task(session.run())
+        self._sessions[task] = session
+        task.add_done_callback(self._forget)
+        self._emit(events.Opened(peer))
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        """Give back what a session held. The one place where a slot is released."""
+        session = self._sessions.pop(task, None)
+        if session is None:
+            return  # we gave up on it before
+        peer = session.peer
+        received, sent = session.release()
+        self._gate.leave("" if isinstance(peer, str) else peer[0])
+        for acceptor in self._acceptors:
+            acceptor.resume()
+        self._emit(events.Closed(peer, received, sent))
+        if task.done():
+            _retrieve(task)
+
+    def _take_datagram(self, datagram: Datagram) -> bool:
+        """Start the handler of a datagram, or return `False` if too many run."""
+        limit = self._terms.limits.datagrams
+        if limit is not None and len(self._packets) >= limit:
+            return False
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._handle_datagram(datagram))
+        self._packets[task] = loop.time(), datagram
+        task.add_done_callback(self._forget_datagram)
+        return True
+
+    async def _handle_datagram(self, datagram: Datagram) -> None:
+        assert self._terms.service.datagram is not None
+        try:
+            await self._terms.service.datagram(datagram)
+        except Exception as exc:
+            self._emit(events.Failed(datagram.peer, exc))
+
+    def _forget_datagram(self, task: asyncio.Task[None]) -> None:
+        self._packets.pop(task, None)
+        _retrieve(task)
+
+    # -- watch ---------------------------------------------------------------------------------
+
+    def _look_for_overdue(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for task, session in self._sessions.items():
+            deadline = session.overdue(now)
+            if deadline is not None:
+                self._emit(events.Expired(session.peer, deadline))
+                session.expire(deadline, task)
+        lifetime = self._terms.timeouts.lifetime
+        for packet, (since, datagram) in self._packets.items():
+            if lifetime is None or now - since < lifetime:
+                break  # the others came later
+            self._emit(events.Expired(datagram.peer, "lifetime"))
+            packet.cancel()
+        self._watch = loop.call_later(self._terms.timeouts.tick, self._look_for_overdue)
+
+    # -- drain and close -----------------------------------------------------------------------
+
+    def begin_close(self, grace: float | None) -> None:
+        """Begin what `close` does, and do not wait for it: for signals and other callbacks."""
+        if self._state is ServerState.NEW:
+            self._state = advance(self._state, ServerState.CLOSED)
+            self._close_adopted()
+            self._closed.set()
+        elif self._state is ServerState.SERVING:
+            self._state = advance(self._state, ServerState.DRAINING)
+            self._stop_listening()
+            self._emit(events.Draining(len(self._sessions), grace))
+            self._terms.closing.set()
+            for session in self._sessions.values():
+                session.ask_to_finish()
+            self._drain = Drain()
+            self._drain.shorten(grace)
+            self._closer = asyncio.get_running_loop().create_task(self._finish(self._drain))
+        elif self._drain is not None:
+            self._drain.shorten(grace)
+
+    async def _finish(self, drain: Drain) -> None:
+        result = await drain.run([*self._sessions, *self._packets], self._give_up)
+        self._close_datagrams()
+        if self._watch is not None:
+            self._watch.cancel()
+        await asyncio.sleep(0)  # transports that were aborted close their sockets now
+        self._state = advance(self._state, ServerState.CLOSED)
+        self._emit(result)
+        self._closed.set()
+
+    def _give_up(self, task: asyncio.Task[Any]) -> None:
+        """Close the connection of a handler that would not be cancelled."""
+        session = self._sessions.get(task)
+        if session is None:
+            self._packets.pop(task, None)
+        else:
+            session.abort()
+            self._forget(task)
+
+    def _stop_listening(self) -> None:
+        """Refuse new clients from now on. Datagram sockets stay open for replies."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        for endpoint in self._endpoints:
+            endpoint.stop()
+        for listener in self._listeners:
+            if listener.address.is_stream:
+                listener.close()
+
+    def _close_datagrams(self) -> None:
+        for transport in self._datagram_transports:
+            transport.abort()
+        for listener in self._listeners:
+            if not listener.address.is_stream:
+                listener.close()
+
+    def _close_adopted(self) -> None:
+        """Close the sockets that were given to a server which never served."""
+        for address in self._addresses:
+            if isinstance(address, socket.socket):
+                address.close()
+
+    def _emit(self, event: events.Event) -> None:
+        self._terms.observers.emit(event)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Look at how a task ended, so that asyncio does not report it as never looked at.
+
+    Only what stops the whole program gets this far, and it is on its way already.
+    """
+    if not task.cancelled():
+        task.exception()

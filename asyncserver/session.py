@@ -1,0 +1,239 @@
+"""The life of one connection: open, shake hands, handle, finish.
+
+A session runs in a task of its own, which the server owns. Whatever happens in it ends here, as an
+event; only `BaseException` goes further.
+"""
+
+import asyncio
+import socket
+import ssl
+from dataclasses import dataclass
+
+import anyio
+
+from asyncserver import events
+from asyncserver.address import PeerAddress
+from asyncserver.connection import Closing, Connection
+from asyncserver.deadlines import overdue
+from asyncserver.errors import (
+    AsyncServerError,
+    ConnectionBusy,
+    DeadlineExceeded,
+    HandlerError,
+    HandshakeError,
+    UpgradeRefusedError,
+)
+from asyncserver.handlers import Service
+from asyncserver.limits import Limits, Timeouts
+from asyncserver.protocol import AnyProtocol, StreamProtocol, tell_when_lost
+from asyncserver.tls import TLSTransport
+
+__all__ = ("Session", "Terms")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all sessions of a server have in common."""
+
+    service: Service
+    tls: ssl.SSLContext | None
+    limits: Limits
+    timeouts: Timeouts
+    observers: events.Observers
+    closing: Closing
+
+
+class Session:
+    """One admitted connection.
+
+    Attributes:
+        peer: who is at the other end.
+        connection: what the handler holds, once it does; never with a protocol factory.
+
+    """
+
+    __slots__ = (
+        "_expired", "_lost", "_opened", "_protocol", "_sock", "_terms", "_transport", "connection", "peer",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket, peer: PeerAddress, terms: Terms) -> None:
+        self._sock = sock
+        self._terms = terms
+        self._transport: asyncio.Transport | None = None
+        self._protocol: AnyProtocol | None = None  # somebody else's
+        self._lost: asyncio.Future[None] | None = None
+        self._opened = asyncio.get_running_loop().time()
+        self._expired: str | None = None
+        self.connection: Connection | None = None
+        self.peer = peer
+
+    async def run(self) -> None:
+        """Live. Every end of it leaves the socket closed."""
+        try:
+            if self._terms.service.stream_factory is None:
+                await self._open_connection()
+            else:
+                await self._open_protocol()
+        except (HandshakeError, DeadlineExceeded) as exc:
+            self._terms.observers.emit(events.HandshakeFailed(self.peer, exc))
+        except OSError as exc:  # the peer was gone before the loop had it
+            self._terms.observers.emit(events.Disconnected(self.peer, exc))
+        except Exception as exc:
+            self._terms.observers.emit(events.Failed(self.peer, exc))
+
+    def ask_to_finish(self) -> None:
+        """Tell the handler that the server is closing."""
+        if self.connection is not None:
+            self.connection._protocol.wake()
+        elif self._protocol is None:
+            self.abort()  # still shaking hands: nobody is served yet
+        else:
+            tell = getattr(self._protocol, "closing", None)
+            if callable(tell):
+                tell()
+
+    def abort(self) -> None:
+        """Close at once. The task ends by itself, unless the handler will not have it."""
+        if self.connection is not None:
+            self.connection.abort()
+        elif self._transport is not None:
+            self._transport.abort()
+
+    def overdue(self, now: float) -> str | None:
+        """Return the name of the deadline that is over, if one is; each only once."""
+        timeouts = self._terms.timeouts
+        deadline: str | None = None
+        if self.connection is not None:
+            deadline = overdue(self.connection._protocol, timeouts, now)
+        elif timeouts.lifetime is not None and now - self._opened >= timeouts.lifetime:
+            deadline = "lifetime"
+        elif (
+            self._lost is not None and self._transport is not None and self._transport.is_closing()
+        ):
+            self._end_protocol()  # it was exchanged by set_protocol(), and we were not told
+        return None if deadline == self._expired else deadline
+
+    def expire(self, deadline: str, task: asyncio.Task[None]) -> None:
+        """Act on a deadline: "idle" ends the reading only, so that a handler can say goodbye."""
+        self._expired = deadline
+        if self.connection is not None:
+            error = DeadlineExceeded(deadline, getattr(self._terms.timeouts, deadline))
+            if deadline == "idle":
+                self.connection._protocol.stop_reading(error)
+                return
+            self.connection._protocol.fail(error)
+        if deadline == "lifetime":
+            task.cancel()
+
+    def release(self) -> tuple[int, int]:
+        """Close the socket if it never became a transport; return the bytes received and sent."""
+        if self._transport is None:
+            self._sock.close()
+        if self.connection is None:
+            return 0, 0
+        return self.connection.bytes_received, self.connection.bytes_sent
+
+    # -- opening -------------------------------------------------------------------------------
+
+    async def _open_connection(self) -> None:
+        terms = self._terms
+        loop = asyncio.get_running_loop()
+        protocol = StreamProtocol(loop, terms.limits.read_buffer)
+        await self._open(protocol)
+        protocol.transport.set_write_buffer_limits(terms.limits.write_buffer)
+        connection = Connection(protocol, self.peer, terms.closing, terms.limits, terms.timeouts)
+        self.connection = connection
+        await self._handle(connection)
+
+    async def _open(self, protocol: AnyProtocol) -> None:
+        """Put `protocol` onto the socket, with TLS between them where that is wanted."""
+        loop = asyncio.get_running_loop()
+        if self._terms.tls is None:
+            self._transport, _ = await loop.connect_accepted_socket(lambda: protocol, self._sock)
+            return
+        layer = TLSTransport(self._terms.tls)
+        seconds = self._terms.timeouts.handshake
+        try:
+            async with asyncio.timeout(seconds):
+                self._transport, _ = await loop.connect_accepted_socket(lambda: layer, self._sock)
+                await layer.handshake()
+        except TimeoutError:
+            if seconds is None:
+                raise
+            raise DeadlineExceeded("handshake", seconds) from None
+        protocol.connection_made(layer)
+        layer.start(protocol)
+
+    # -- handling ------------------------------------------------------------------------------
+
+    async def _handle(self, connection: Connection) -> None:
+        assert self._terms.service.stream is not None
+        try:
+            await self._terms.service.stream(connection)
+        except Exception as exc:
+            self._report(exc, connection)
+        except BaseException:  # cancelled, or the program ends
+            connection.abort()
+            raise
+        finally:
+            await connection.aclose()
+
+    def _report(self, exc: Exception, connection: Connection) -> None:
+        """Say whose fault it was: the peer's is nothing to shout about."""
+        emit = self._terms.observers.emit
+        if isinstance(exc, DeadlineExceeded) and exc.deadline != "handshake":
+            return  # told when it ran out
+        if isinstance(exc, HandshakeError | UpgradeRefusedError | DeadlineExceeded):
+            emit(events.HandshakeFailed(self.peer, exc))
+        elif _is_peers_fault(exc, connection):
+            emit(events.Disconnected(self.peer, exc))
+        else:
+            emit(events.Failed(self.peer, exc))
+
+    # -- somebody else's protocol --------------------------------------------------------------
+
+    async def _open_protocol(self) -> None:
+        assert self._terms.service.stream_factory is not None
+        protocol = self._terms.service.stream_factory()
+        if not isinstance(protocol, asyncio.Protocol | asyncio.BufferedProtocol):
+            raise HandlerError(
+                f"the factory returned {protocol!r}: it must return an asyncio.Protocol, or be"
+                " `async def handler(connection)`"
+            )
+        self._lost = asyncio.get_running_loop().create_future()
+        await self._open(tell_when_lost(protocol, self._end_protocol))
+        self._protocol = protocol
+        try:
+            await self._lost
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+
+    def _end_protocol(self) -> None:
+        assert self._lost is not None
+        if not self._lost.done():
+            self._lost.set_result(None)
+
+
+OWN_FAULTS = (ConnectionBusy, HandlerError)
+STREAM_ENDS = (
+    anyio.BrokenResourceError,
+    anyio.DelimiterNotFound,
+    anyio.EndOfStream,
+    anyio.IncompleteRead,
+    ConnectionError,
+    EOFError,
+)
+
+
+def _is_peers_fault(exc: Exception, connection: Connection) -> bool:
+    """Whether the handler only tripped over the end of its connection.
+
+    Our own exceptions can come from nowhere else; those of anyio's wrappers, and builtin ones, may
+    be about another stream of the handler's, so they count only if this one is over.
+    """
+    if isinstance(exc, ExceptionGroup):
+        return all(_is_peers_fault(each, connection) for each in exc.exceptions)
+    if isinstance(exc, AsyncServerError):
+        return not isinstance(exc, OWN_FAULTS)
+    return isinstance(exc, STREAM_ENDS) and connection._protocol.ended

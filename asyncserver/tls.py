@@ -1,0 +1,340 @@
+"""TLS between a transport and a protocol: the handshake, and the same bytes in clear.
+
+One layer for every loop, over `ssl.MemoryBIO` (as asyncio's own, PEP 644 and cpython#81744). It
+exists because `loop.start_tls()` loses or mixes up bytes at the moment of the upgrade on some
+loops, and because a handshake is ours to time and to count: see `upgrade`.
+"""
+
+import asyncio
+import contextlib
+import os
+import ssl
+from collections.abc import Iterable
+from typing import Any, Final
+
+from asyncserver.errors import HandshakeError, SettingError, UpgradeRefusedError
+
+__all__ = ("TLSSource", "TLSTransport", "server_context")
+
+TLSSource = ssl.SSLContext | str | os.PathLike[str] | tuple[str | os.PathLike[str], ...]
+"""What `tls=` takes: a context, a PEM file with both, or (certificate chain, key)."""
+
+READ_SIZE: Final = 256 * 1024  # one OpenSSL read returns one record, at most 16 KiB
+HANDSHAKE_RECORD: Final = 0x16  # RFC 8446, section 5.1: the first byte of a ClientHello
+
+
+def server_context(source: TLSSource) -> ssl.SSLContext:
+    """Make the context of a server: TLS 1.2 or newer, Python's default ciphers.
+
+    Raises:
+        SettingError: a file is missing or unreadable, or the key does not belong to the
+            certificate.
+
+    """
+    if isinstance(source, ssl.SSLContext):
+        if source.protocol == ssl.PROTOCOL_TLS_CLIENT:
+            raise SettingError(
+                "tls= has a client's context: write ssl.create_default_context(Purpose.CLIENT_AUTH)"
+            )
+        return source
+    files = (source,) if isinstance(source, str | os.PathLike) else tuple(source)
+    if not 1 <= len(files) <= 2:  # noqa: PLR2004 - certificate and key
+        raise SettingError(f"tls= has {len(files)} files: write (certificate, key)")
+    certificate, key = files[0], files[-1] if len(files) > 1 else None
+    for file in files:
+        if not os.access(file, os.R_OK):
+            reason = "cannot be read" if os.path.exists(file) else "does not exist"
+            raise SettingError(f"the TLS file {os.fspath(file)} {reason}")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key, password=_no_prompt)
+    except (ssl.SSLError, ValueError) as exc:
+        names = " and ".join(os.fspath(file) for file in files)
+        raise SettingError(f"the TLS files {names} do not work: {_reason(exc)}") from exc
+    return context
+
+
+class TLSTransport(asyncio.Transport, asyncio.Protocol):
+    """A transport to the protocol above it, a protocol to the transport below it.
+
+    Nothing is decrypted before `start`, so whoever comes above misses no byte.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__()
+        # for a connection's life
+        self._context = context
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._below: asyncio.Transport
+        self._above: asyncio.Protocol | asyncio.BufferedProtocol | None = None
+        # for the handshake
+        self._shaken: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
+        # of now
+        self._paused = False
+        self._ended = False  # the peer sends no more
+        self._closing = False
+
+    async def upgrade(self, transport: asyncio.Transport, received: bytes) -> None:
+        """Take over a transport in clear, `received` being what has come and was not yet read.
+
+        That must be the beginning of a handshake: no clear text of before is ever mixed with what
+        comes encrypted, and none is taken for it.
+
+        Raises:
+            UpgradeRefusedError: it is something else.
+            HandshakeError: the handshake failed.
+
+        """
+        if received and received[0] != HANDSHAKE_RECORD:
+            raise UpgradeRefusedError(len(received))
+        transport.set_protocol(self)
+        self.connection_made(transport)
+        transport.resume_reading()
+        if received:
+            self.data_received(received)
+        await self.handshake()
+
+    async def handshake(self) -> None:
+        """Wait for the end of the handshake. When cancelled, abort the connection.
+
+        Raises:
+            HandshakeError: it failed.
+
+        """
+        if self._shaken is None:
+            return
+        try:
+            await self._shaken
+        except asyncio.CancelledError:
+            self._below.abort()
+            raise
+
+    def start(self, protocol: asyncio.Protocol | asyncio.BufferedProtocol) -> None:
+        """Deliver what was decrypted, and what is to come, to `protocol`."""
+        self._above = protocol
+        self._decrypt()
+
+    # -- from below ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._below = transport  # type: ignore[assignment] # uvloop's derive from nothing
+
+    def data_received(self, data: bytes) -> None:
+        self._incoming.write(data)
+        if self._shaken is not None:
+            self._shake()
+        elif self._above is not None:
+            self._decrypt()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        if self._shaken is not None:
+            self._fail_handshake(HandshakeError("the peer left in the middle of the handshake"))
+        elif self._above is not None:
+            self._decrypt()  # what is left first
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = self._closing = True
+        if self._shaken is not None:
+            self._fail_handshake(HandshakeError(f"the connection was lost: {exc}"))
+        if self._above is not None:
+            self._above.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        if self._above is not None:
+            self._above.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._above is not None:
+            self._above.resume_writing()
+
+    # -- from above ----------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing:
+            return
+        view = memoryview(data).cast("B")
+        try:
+            while view:
+                view = view[self._tls.write(view) :]  # a record at a time
+        except ssl.SSLError as exc:
+            self._fatal(exc)
+            return
+        self._flush()
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """Send close_notify: nothing more comes from here, but we go on reading (RFC 8446, 6.1)."""
+        if not self._closing:
+            self._closing = True
+            self._notify()
+            self._below.write_eof()
+
+    def close(self) -> None:
+        """Send close_notify and what is still to be sent, then close, without waiting for theirs."""
+        if not self._closing:
+            self._closing = True
+            self._notify()
+        self._below.close()
+
+    def abort(self) -> None:
+        self._closing = True
+        self._below.abort()
+
+    def is_closing(self) -> bool:
+        return self._below.is_closing()
+
+    def is_reading(self) -> bool:
+        return not self._paused and self._below.is_reading()
+
+    def pause_reading(self) -> None:
+        self._paused = True
+        if not self._ended:
+            self._below.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        if not self._ended:
+            self._below.resume_reading()
+        # Later, because the caller is about to wait for just these bytes.
+        asyncio.get_running_loop().call_soon(self._decrypt)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol | asyncio.BufferedProtocol)
+        self._above = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self if self._above is None else self._above
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._below.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        return self._below.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._below.get_write_buffer_limits()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        match name:
+            case "ssl_object":
+                return self._tls
+            case "sslcontext":
+                return self._context
+            case "peercert":
+                return self._tls.getpeercert()
+            case "cipher":
+                return self._tls.cipher()
+            case "compression":
+                return self._tls.compression()
+        return self._below.get_extra_info(name, default)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _shake(self) -> None:
+        assert self._shaken is not None
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+        except (ssl.SSLError, ssl.CertificateError) as exc:
+            self._flush()  # the alert that tells the peer why
+            error = HandshakeError(_reason(exc))
+            error.__cause__ = exc
+            self._fail_handshake(error)
+        else:
+            self._flush()
+            shaken, self._shaken = self._shaken, None
+            if not shaken.done():
+                shaken.set_result(None)
+
+    def _fail_handshake(self, error: Exception) -> None:
+        shaken, self._shaken = self._shaken, None
+        assert shaken is not None
+        self._closing = True
+        self._below.close()
+        if not shaken.done():
+            shaken.set_exception(error)
+            shaken.exception()  # nobody may be left to ask
+
+    def _decrypt(self) -> None:
+        chunks = []
+        ended = False
+        try:
+            while not self._paused:
+                chunk = self._tls.read(READ_SIZE)
+                if not chunk:
+                    ended = True  # close_notify
+                    break
+                chunks.append(chunk)
+                if not self._incoming.pending and not self._tls.pending():
+                    break  # spares the exception that says "no more"
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as exc:
+            self._deliver(chunks)
+            self._fatal(exc)
+            return
+        if self._outgoing.pending:  # answers to what came after the handshake: tickets, new keys
+            self._flush()
+        self._deliver(chunks)
+        if ended or (self._ended and not self._paused):
+            self._end()
+
+    def _deliver(self, chunks: list[bytes]) -> None:
+        if not chunks:
+            return
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if isinstance(self._above, asyncio.BufferedProtocol):
+            _deliver_into(self._above, data)
+        elif self._above is not None:
+            self._above.data_received(data)
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._above is not None and not self._above.eof_received():
+            self.close()
+
+    def _notify(self) -> None:
+        with contextlib.suppress(ssl.SSLError):  # SSLWantRead: nobody waits for theirs
+            self._tls.unwrap()
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._outgoing.pending:
+            self._below.write(self._outgoing.read())
+
+    def _fatal(self, exc: ssl.SSLError) -> None:
+        """End a connection whose records make no sense."""
+        self._closing = True
+        self._below.abort()
+        if self._above is not None:
+            above, self._above = self._above, None
+            above.connection_lost(exc)
+
+
+def _deliver_into(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        buffer = memoryview(protocol.get_buffer(len(view))).cast("B")
+        size = min(len(view), len(buffer))
+        buffer[:size] = view[:size]
+        protocol.buffer_updated(size)
+        view = view[size:]
+
+
+def _no_prompt() -> str:
+    raise ValueError("the key is encrypted; load it into an SSLContext and give that")
+
+
+def _reason(exc: Exception) -> str:
+    reason = getattr(exc, "reason", None)
+    return reason.replace("_", " ").lower() if isinstance(reason, str) else str(exc)
