@@ -1,0 +1,144 @@
+"""What all tests share: both loops, several families, clients, and a check that nothing is left.
+
+Every async test runs on the stock loop, on it in debug mode, and on uvloop; mark a test with
+`@pytest.mark.asyncio(loop_factories=["virtual"])` to give it the clock that jumps.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trustme
+import uvloop
+
+import asyncserver
+from asyncserver import Address, Server
+from asyncserver.testing import Recorder, VirtualClockLoop
+
+
+def debugging_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 5.0  # a shared machine has its pauses
+    return loop
+
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "debug": debugging_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    marker = item.get_closest_marker("asyncio")
+    if marker is not None and marker.kwargs.get("loop_factories") == ["virtual"]:
+        return {"virtual": VirtualClockLoop}
+    return LOOPS
+
+
+@pytest.fixture
+def directory() -> Iterator[str]:
+    """A directory whose path is short enough for a Unix socket."""
+    path = tempfile.mkdtemp(prefix="as-")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@dataclass
+class TLS:
+    """Both ends of TLS, and the files of the server's."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    certificate: str
+    key: str
+    authority: str
+
+
+@pytest.fixture(scope="session")
+def tls(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> TLS:
+    directory = tmp_path_factory.mktemp("tls")
+    leaf = authority.issue_cert("localhost", "127.0.0.1", "::1")
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    leaf.configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    files = [str(directory / name) for name in ("certificate.pem", "key.pem", "authority.pem")]
+    for blob in leaf.cert_chain_pems:
+        blob.write_to_path(files[0], append=True)
+    leaf.private_key_pem.write_to_path(files[1])
+    authority.cert_pem.write_to_path(files[2])
+    return TLS(server, client, *files)
+
+
+@pytest.fixture(params=["tcp", "tcp6", "unix"])
+def url(request: pytest.FixtureRequest, directory: str) -> str:
+    """A stream address to bind, of every family in turn."""
+    return {
+        "tcp": "tcp://127.0.0.1:0",
+        "tcp6": "tcp://[::1]:0",
+        "unix": f"unix://{directory}/server.sock",
+    }[request.param]
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@asynccontextmanager
+async def connect(address: Address, **options: Any) -> AsyncIterator[Streams]:
+    """A client's end of a connection to `address`, of the stock kind; closed at the end."""
+    if address.is_unix:
+        name = "\0" + address.path[1:] if address.path.startswith("@") else address.path
+        reader, writer = await asyncio.open_unix_connection(name, **options)
+    else:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+        reader, writer = await asyncio.open_connection(host, address.port, **options)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def serving(
+    handler: Any, *addresses: str | socket.socket, **options: Any
+) -> AsyncIterator[Server]:
+    """A server that is closed without grace, so that no test waits for a handler."""
+    server = Server(handler, *addresses, **options)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.close(grace=0)
+
+
+async def upper(connection: asyncserver.Connection) -> None:
+    async for line in connection.lines():
+        await connection.send(line.upper())
+
+
+def descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd"))
