@@ -54,6 +54,7 @@ class Acceptor:
         self._observers = observers
         self._accepting = False
         self._exhausted = False
+        self._saturated = False
         self._again: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -79,12 +80,15 @@ class Acceptor:
     def _accept(self) -> None:
         for _ in range(BATCH):
             if self._waits_when_full and self._gate.full:
-                self._observers.emit(Saturated(self._gate.inside))
+                if not self._saturated:
+                    self._observers.emit(Saturated(self._gate.inside))
+                self._saturated = True
                 self._pause()
                 return
             try:
                 sock, raw = self._listener.accept()
             except (BlockingIOError, InterruptedError):
+                self._saturated = False  # nobody waits any more
                 return
             except OSError as exc:
                 if exc.errno in PEER_ERRORS:

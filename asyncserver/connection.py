@@ -218,9 +218,11 @@ class Connection(ByteStream):
                 aborted.
 
         """
-        protocol = self._protocol
-        if not self._sendable or protocol.lost:
+        if self._transport.is_closing():
             raise self._why_not()
+        if not self._sendable:
+            raise ConnectionClosed("send_eof() was called: nothing more can be sent")
+        protocol = self._protocol
         protocol.sent += len(item)
         self._transport.write(item)
         if not protocol.writable:
@@ -394,9 +396,9 @@ class Connection(ByteStream):
         error = self._protocol.error
         if isinstance(error, DeadlineExceeded):
             return error
-        if error is None or self._closed:
+        if self._closed:
             return ConnectionClosed("the connection was closed on this side")
-        broken = ConnectionBroken(f"the connection was lost: {error}")
+        broken = ConnectionBroken(f"the connection was lost: {error or 'the peer is gone'}")
         broken.__cause__ = error
         return broken
 

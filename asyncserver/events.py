@@ -52,7 +52,10 @@ class Refused(NamedTuple):
 
 
 class Saturated(NamedTuple):
-    """`Limits.connections` is reached: nothing is accepted until a connection ends."""
+    """`Limits.connections` is reached: clients wait until a connection ends.
+
+    Once an episode, which is over when nobody waits any more.
+    """
 
     connections: int
 

@@ -70,7 +70,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._below: asyncio.Transport
         self._above: asyncio.Protocol | asyncio.BufferedProtocol | None = None
         # for the handshake
-        self._shaken: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
+        self._shaken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # of now
         self._paused = False
         self._ended = False  # the peer sends no more
@@ -103,8 +103,6 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             HandshakeError: it failed.
 
         """
-        if self._shaken is None:
-            return
         try:
             await self._shaken
         except asyncio.CancelledError:
@@ -123,14 +121,14 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._incoming.write(data)
-        if self._shaken is not None:
+        if not self._shaken.done():
             self._shake()
         elif self._above is not None:
             self._decrypt()
 
     def eof_received(self) -> bool:
         self._ended = True
-        if self._shaken is not None:
+        if not self._shaken.done():
             self._fail_handshake(HandshakeError("the peer left in the middle of the handshake"))
         elif self._above is not None:
             self._decrypt()  # what is left first
@@ -138,7 +136,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = self._closing = True
-        if self._shaken is not None:
+        if not self._shaken.done():
             self._fail_handshake(HandshakeError(f"the connection was lost: {exc}"))
         if self._above is not None:
             self._above.connection_lost(exc)
@@ -240,7 +238,6 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     # -- inside --------------------------------------------------------------------------------
 
     def _shake(self) -> None:
-        assert self._shaken is not None
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -252,18 +249,13 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._fail_handshake(error)
         else:
             self._flush()
-            shaken, self._shaken = self._shaken, None
-            if not shaken.done():
-                shaken.set_result(None)
+            self._shaken.set_result(None)
 
     def _fail_handshake(self, error: Exception) -> None:
-        shaken, self._shaken = self._shaken, None
-        assert shaken is not None
         self._closing = True
         self._below.close()
-        if not shaken.done():
-            shaken.set_exception(error)
-            shaken.exception()  # nobody may be left to ask
+        self._shaken.set_exception(error)
+        self._shaken.exception()  # nobody may be left to ask
 
     def _decrypt(self) -> None:
         chunks = []
