@@ -1,21 +1,23 @@
-"""The server: bind, serve, drain, close. It owns the listeners, the sessions and their tasks.
+"""The server: bind, serve, drain, close. It owns the listeners, and puts the rooms together.
 
-How one connection lives is told in `session`; who is let in, in `acceptor` and `gate`.
+Who is let in is told in `acceptor` and `gate`, who runs in `crew`, how one connection lives in
+`session`.
 """
 
 import asyncio
 import socket
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypedDict, Unpack
+from typing import Final, Self, TypedDict
 
 import anyio
 
 from asyncserver import events
 from asyncserver.acceptor import Acceptor
-from asyncserver.address import Address, PeerAddress
+from asyncserver.address import Address
 from asyncserver.connection import Closing, Connection
-from asyncserver.datagram import Datagram, DatagramEndpoint
+from asyncserver.crew import Crew
+from asyncserver.datagram import DatagramEndpoint
 from asyncserver.drain import Drain
 from asyncserver.errors import ServerStateError, SettingError
 from asyncserver.gate import Gate
@@ -23,7 +25,7 @@ from asyncserver.handlers import Handler, adapt
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.listeners import Listener, adopt, listen, resolve
 from asyncserver.logs import log
-from asyncserver.session import Session, Terms
+from asyncserver.session import Terms
 from asyncserver.states import ServerState, advance
 from asyncserver.stats import Stats, Tally
 from asyncserver.tls import TLSSource, server_context
@@ -71,23 +73,30 @@ class Server:
     """
 
     def __init__(
-        self, handler: Handler, *addresses: str | socket.socket, **options: Unpack[Options]
+        self,
+        handler: Handler,
+        *addresses: str | socket.socket,
+        tls: TLSSource | None = None,
+        limits: Limits = Limits(),
+        timeouts: Timeouts = Timeouts(),
+        mode: int | None = None,
+        reuse_port: bool = False,
+        observers: Sequence[events.Observer] = (),
     ) -> None:
         if not addresses:
             raise SettingError("no address to serve: give at least one, like tcp://127.0.0.1:9999")
         self._addresses = [
             each if isinstance(each, socket.socket) else Address(each) for each in addresses
         ]
-        self._mode = options.get("mode")
-        self._reuse_port = options.get("reuse_port", False)
+        self._mode = mode
+        self._reuse_port = reuse_port
         self._tally = Tally()
-        tls = options.get("tls")
         self._terms = Terms(
             service=adapt(handler, self),
             tls=None if tls is None else server_context(tls),
-            limits=options.get("limits") or Limits(),
-            timeouts=options.get("timeouts") or Timeouts(),
-            observers=events.Observers((self._tally, log, *options.get("observers", ()))),
+            limits=limits,
+            timeouts=timeouts,
+            observers=events.Observers((self._tally, log, *observers)),
             closing=Closing(),
         )
         self._handler_name = getattr(handler, "__qualname__", None) or repr(handler)
@@ -96,14 +105,12 @@ class Server:
                 self._check(address)
         # while it serves
         self._state = ServerState.NEW
-        self._gate = Gate(self._terms.limits)
+        self._gate = Gate(limits)
+        self._crew = Crew(self._terms, self._gate, self._accept_again)
         self._listeners: list[Listener] = []
         self._acceptors: list[Acceptor] = []
         self._endpoints: list[DatagramEndpoint] = []
         self._datagram_transports: list[asyncio.DatagramTransport] = []
-        self._sessions: dict[asyncio.Task[None], Session] = {}
-        self._packets: dict[asyncio.Task[None], tuple[float, Datagram]] = {}  # and when they came
-        self._watch: asyncio.TimerHandle | None = None
         # when it closes
         self._drain: Drain | None = None
         self._closer: asyncio.Task[None] | None = None
@@ -133,13 +140,7 @@ class Server:
     @property
     def connections(self) -> Iterator[Connection]:
         """The connections that handlers hold now; iterate over them even while they come and go."""
-        return iter(
-            [
-                session.connection
-                for session in self._sessions.values()
-                if session.connection is not None
-            ]
-        )
+        return (each.connection for each in self._crew if each.connection is not None)
 
     @property
     def stats(self) -> Stats:
@@ -187,7 +188,7 @@ class Server:
         self._state = advance(self._state, ServerState.SERVING)
         for listener in self._listeners:
             self._emit(events.Bound(listener.address))
-        self._look_for_overdue()
+        self._crew.watch()
 
     async def close(self, grace: float | None = DEFAULT_GRACE) -> None:
         """Drain and close; return when no socket and no task is left.
@@ -200,8 +201,7 @@ class Server:
         what it would be waiting for.
         """
         self.begin_close(grace)
-        task = asyncio.current_task()
-        if task not in self._sessions and task not in self._packets:
+        if asyncio.current_task() not in self._crew:
             await self._closed.wait()
 
     def abort(self) -> None:
@@ -258,7 +258,7 @@ class Server:
                 listener.socket,
                 self._gate,
                 self._terms.limits.overflow,
-                self._take,
+                self._crew.take,
                 self._terms.observers,
             )
             self._acceptors.append(acceptor)
@@ -275,72 +275,14 @@ class Server:
                 listener.address,
                 size=self._terms.limits.datagram_size,
                 write_timeout=self._terms.timeouts.write,
-                take=self._take_datagram,
+                take=self._crew.take_datagram,
             )
             self._endpoints.append(endpoint)
             endpoint.start()
 
-    def _take(self, sock: socket.socket, peer: PeerAddress) -> None:
-        """Start the session of an admitted connection."""
-        session = Session(sock, peer, self._terms)
-        task = asyncio.get_running_loop().create_task(session.run())
-        self._sessions[task] = session
-        task.add_done_callback(self._forget)
-        self._emit(events.Opened(peer))
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        """Give back what a session held. The one place where a slot is released."""
-        session = self._sessions.pop(task, None)
-        if session is None:
-            return  # we gave up on it before
-        peer = session.peer
-        received, sent = session.release()
-        self._gate.leave("" if isinstance(peer, str) else peer[0])
+    def _accept_again(self) -> None:
         for acceptor in self._acceptors:
             acceptor.resume()
-        self._emit(events.Closed(peer, received, sent))
-        if task.done():
-            _retrieve(task)
-
-    def _take_datagram(self, datagram: Datagram) -> bool:
-        """Start the handler of a datagram, or return `False` if too many run."""
-        limit = self._terms.limits.datagrams
-        if limit is not None and len(self._packets) >= limit:
-            return False
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._handle_datagram(datagram))
-        self._packets[task] = loop.time(), datagram
-        task.add_done_callback(self._forget_datagram)
-        return True
-
-    async def _handle_datagram(self, datagram: Datagram) -> None:
-        assert self._terms.service.datagram is not None
-        try:
-            await self._terms.service.datagram(datagram)
-        except Exception as exc:
-            self._emit(events.Failed(datagram.peer, exc))
-
-    def _forget_datagram(self, task: asyncio.Task[None]) -> None:
-        self._packets.pop(task, None)
-        _retrieve(task)
-
-    # -- watch ---------------------------------------------------------------------------------
-
-    def _look_for_overdue(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        for task, session in self._sessions.items():
-            deadline = session.overdue(now)
-            if deadline is not None:
-                self._emit(events.Expired(session.peer, deadline))
-                session.expire(deadline, task)
-        lifetime = self._terms.timeouts.lifetime
-        for packet, (since, datagram) in self._packets.items():
-            if lifetime is None or now - since < lifetime:
-                break  # the others came later
-            self._emit(events.Expired(datagram.peer, "lifetime"))
-            packet.cancel()
-        self._watch = loop.call_later(self._terms.timeouts.tick, self._look_for_overdue)
 
     # -- drain and close -----------------------------------------------------------------------
 
@@ -353,10 +295,8 @@ class Server:
         elif self._state is ServerState.SERVING:
             self._state = advance(self._state, ServerState.DRAINING)
             self._stop_listening()
-            self._emit(events.Draining(len(self._sessions), grace))
+            self._emit(events.Draining(self._gate.inside, grace))
             self._terms.closing.set()
-            for session in self._sessions.values():
-                session.ask_to_finish()
             self._drain = Drain()
             self._drain.shorten(grace)
             self._closer = asyncio.get_running_loop().create_task(self._finish(self._drain))
@@ -364,23 +304,12 @@ class Server:
             self._drain.shorten(grace)
 
     async def _finish(self, drain: Drain) -> None:
-        result = await drain.run([*self._sessions, *self._packets], self._give_up)
+        drained = await self._crew.go_home(drain)
         self._close_datagrams()
-        if self._watch is not None:
-            self._watch.cancel()
         await asyncio.sleep(0)  # transports that were aborted close their sockets now
         self._state = advance(self._state, ServerState.CLOSED)
-        self._emit(result)
+        self._emit(drained)
         self._closed.set()
-
-    def _give_up(self, task: asyncio.Task[Any]) -> None:
-        """Close the connection of a handler that would not be cancelled."""
-        session = self._sessions.get(task)
-        if session is None:
-            self._packets.pop(task, None)
-        else:
-            session.abort()
-            self._forget(task)
 
     def _stop_listening(self) -> None:
         """Refuse new clients from now on. Datagram sockets stay open for replies."""
@@ -407,12 +336,3 @@ class Server:
 
     def _emit(self, event: events.Event) -> None:
         self._terms.observers.emit(event)
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Look at how a task ended, so that asyncio does not report it as never looked at.
-
-    Only what stops the whole program gets this far, and it is on its way already.
-    """
-    if not task.cancelled():
-        task.exception()

@@ -67,6 +67,11 @@ class Session:
         self.connection: Connection | None = None
         self.peer = peer
 
+    @property
+    def host(self) -> str:
+        """Whom the gate counts this connection for; empty for Unix sockets."""
+        return "" if isinstance(self.peer, str) else self.peer[0]
+
     async def run(self) -> None:
         """Live. Every end of it leaves the socket closed."""
         try:
