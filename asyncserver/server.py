@@ -1,7 +1,7 @@
-"""The server: bind, serve, drain, close. It owns the listeners, and puts the rooms together.
+"""The server: bind, serve, drain, close. It puts the rooms together, and knows its state.
 
-Who is let in is told in `acceptor` and `gate`, who runs in `crew`, how one connection lives in
-`session`.
+What it listens on stands in `doors`, who is let in, in `acceptor` and `gate`, who is at work, in `crew`,
+and how one connection lives, in `session`.
 """
 
 import asyncio
@@ -13,17 +13,15 @@ from typing import Final, Self, TypedDict
 import anyio
 
 from asyncserver import events
-from asyncserver.acceptor import Acceptor
 from asyncserver.address import Address
 from asyncserver.connection import Closing, Connection
 from asyncserver.crew import Crew
-from asyncserver.datagram import DatagramEndpoint
+from asyncserver.doors import Doors
 from asyncserver.drain import Drain
 from asyncserver.errors import ServerStateError, SettingError
 from asyncserver.gate import Gate
 from asyncserver.handlers import Handler, adapt
 from asyncserver.limits import Limits, Timeouts
-from asyncserver.listeners import Listener, adopt, listen, resolve
 from asyncserver.logs import log
 from asyncserver.session import Terms
 from asyncserver.states import ServerState, advance
@@ -106,11 +104,8 @@ class Server:
         # while it serves
         self._state = ServerState.NEW
         self._gate = Gate(limits)
-        self._crew = Crew(self._terms, self._gate, self._accept_again)
-        self._listeners: list[Listener] = []
-        self._acceptors: list[Acceptor] = []
-        self._endpoints: list[DatagramEndpoint] = []
-        self._datagram_transports: list[asyncio.DatagramTransport] = []
+        self._doors = Doors(self._terms, self._gate)
+        self._crew = Crew(self._terms, self._gate, self._doors.resume)
         # when it closes
         self._drain: Drain | None = None
         self._closer: asyncio.Task[None] | None = None
@@ -125,7 +120,7 @@ class Server:
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Where it listens, with real ports; one each IP family for `tcp://:port`."""
-        return tuple(listener.address for listener in self._listeners)
+        return tuple(listener.address for listener in self._doors.listeners)
 
     @property
     def state(self) -> ServerState:
@@ -145,7 +140,7 @@ class Server:
     @property
     def stats(self) -> Stats:
         """A snapshot of the counters. Costs a look at each connection."""
-        tally, endpoints = self._tally, self._endpoints
+        tally, endpoints = self._tally, self._doors.endpoints
         connections = list(self.connections)
         return Stats(
             accepted=tally.accepted,
@@ -167,27 +162,31 @@ class Server:
     # -- its life ------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Bind all addresses, or none, and serve.
+        """Bind all addresses and serve; if one cannot be bound, close all.
 
         Raises:
             BindError: an address is in use, not this machine's, or not allowed.
-            ServerStateError: it was started before.
+            ServerStateError: it was started before, or closed meanwhile.
 
         """
-        if self._state is not ServerState.NEW or self._listeners:
+        if self._state is not ServerState.NEW or self._doors.listeners:
             raise ServerStateError(f"this server is {self._state.value}: it starts only once")
         try:
-            for address in self._addresses:
-                self._listeners += await self._bind(address)
-            for listener in self._listeners:
-                await self._serve(listener)
+            await self._doors.open(
+                self._addresses,
+                self._crew,
+                mode=self._mode,
+                reuse_port=self._reuse_port,
+                check=self._check,
+            )
+            self._state = advance(self._state, ServerState.SERVING)  # unless closed meanwhile
         except BaseException:
-            self._stop_listening()
-            self._close_datagrams()
+            self._doors.stop()
+            self._doors.close()
+            self.begin_close(0)
             raise
-        self._state = advance(self._state, ServerState.SERVING)
-        for listener in self._listeners:
-            self._emit(events.Bound(listener.address))
+        for address in self.addresses:
+            self._emit(events.Bound(address))
         self._crew.watch()
 
     async def close(self, grace: float | None = DEFAULT_GRACE) -> None:
@@ -229,61 +228,6 @@ class Server:
             with anyio.CancelScope(shield=True):  # bounded, as there is no grace
                 await self._closed.wait()
 
-    # -- bind ----------------------------------------------------------------------------------
-
-    async def _bind(self, address: Address | socket.socket) -> list[Listener]:
-        backlog = self._terms.limits.backlog
-        if isinstance(address, socket.socket):
-            listener = adopt(address, backlog)
-            self._check(listener.address)
-            return [listener]
-        return listen(
-            address,
-            await resolve(address),
-            backlog=backlog,
-            mode=self._mode,
-            reuse_port=self._reuse_port,
-        )
-
-    def _check(self, address: Address) -> None:
-        self._terms.service.check(address, self._handler_name)
-        if self._terms.tls is not None and not address.is_stream:
-            raise SettingError(f"{address} cannot be encrypted: tls= is for stream addresses")
-
-    # -- serve ---------------------------------------------------------------------------------
-
-    async def _serve(self, listener: Listener) -> None:
-        if listener.address.is_stream:
-            acceptor = Acceptor(
-                listener.socket,
-                self._gate,
-                self._terms.limits.overflow,
-                self._crew.take,
-                self._terms.observers,
-            )
-            self._acceptors.append(acceptor)
-            acceptor.resume()
-        elif self._terms.service.datagram_factory is not None:
-            loop = asyncio.get_running_loop()
-            transport, _ = await loop.create_datagram_endpoint(
-                self._terms.service.datagram_factory, sock=listener.socket
-            )
-            self._datagram_transports.append(transport)
-        else:
-            endpoint = DatagramEndpoint(
-                listener.socket,
-                listener.address,
-                size=self._terms.limits.datagram_size,
-                write_timeout=self._terms.timeouts.write,
-                take=self._crew.take_datagram,
-            )
-            self._endpoints.append(endpoint)
-            endpoint.start()
-
-    def _accept_again(self) -> None:
-        for acceptor in self._acceptors:
-            acceptor.resume()
-
     # -- drain and close -----------------------------------------------------------------------
 
     def begin_close(self, grace: float | None) -> None:
@@ -294,7 +238,7 @@ class Server:
             self._closed.set()
         elif self._state is ServerState.SERVING:
             self._state = advance(self._state, ServerState.DRAINING)
-            self._stop_listening()
+            self._doors.stop()
             self._emit(events.Draining(self._gate.inside, grace))
             self._terms.closing.set()
             self._drain = Drain()
@@ -305,28 +249,17 @@ class Server:
 
     async def _finish(self, drain: Drain) -> None:
         drained = await self._crew.go_home(drain)
-        self._close_datagrams()
+        self._doors.close()
         await asyncio.sleep(0)  # transports that were aborted close their sockets now
         self._state = advance(self._state, ServerState.CLOSED)
         self._emit(drained)
         self._closed.set()
 
-    def _stop_listening(self) -> None:
-        """Refuse new clients from now on. Datagram sockets stay open for replies."""
-        for acceptor in self._acceptors:
-            acceptor.close()
-        for endpoint in self._endpoints:
-            endpoint.stop()
-        for listener in self._listeners:
-            if listener.address.is_stream:
-                listener.close()
-
-    def _close_datagrams(self) -> None:
-        for transport in self._datagram_transports:
-            transport.abort()
-        for listener in self._listeners:
-            if not listener.address.is_stream:
-                listener.close()
+    def _check(self, address: Address) -> None:
+        """Raise, if the handler or the settings cannot serve this address."""
+        self._terms.service.check(address, self._handler_name)
+        if self._terms.tls is not None and not address.is_stream:
+            raise SettingError(f"{address} cannot be encrypted: tls= is for stream addresses")
 
     def _close_adopted(self) -> None:
         """Close the sockets that were given to a server which never served."""
