@@ -177,11 +177,10 @@ class Session:
             await self._terms.service.stream(connection)
         except Exception as exc:
             self._report(exc, connection)
-        except BaseException:  # cancelled, or the program ends
+        except BaseException:  # cancelled, given up, or the program ends: nothing to wait for
             connection.abort()
             raise
-        finally:
-            await connection.aclose()
+        await connection.aclose()
 
     def _report(self, exc: Exception, connection: Connection) -> None:
         """Say whose fault it was: the peer's is nothing to shout about."""

@@ -1,0 +1,217 @@
+"""`run` in a process of its own: signals, exit statuses, and what is written to stderr."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import asyncserver
+from asyncserver import SettingError
+
+PROGRAM = """
+import asyncio, logging, sys
+import asyncserver
+logging.basicConfig(level="INFO", format="%(message)s")
+
+async def upper(connection):
+    async for line in connection.lines():
+        await connection.send(line.upper())
+
+async def slow(connection):
+    line = await connection.readline()
+    await connection.send(b"begun\\n")
+    await connection.closing.wait()
+    await asyncio.sleep(0.05)
+    await connection.send(line.upper())
+
+async def stubborn(connection):
+    await connection.send(b"begun\\n")
+    await connection.closing.wait()
+    await connection.send(b"told\\n")
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+async def patient(connection):
+    await connection.send(b"begun\\n")
+    await asyncio.sleep(3600)
+
+async def leaves(connection):
+    sys.exit(3)
+
+async def interrupts(connection):
+    raise KeyboardInterrupt
+
+async def fails(connection):
+    if await connection.readline() == b"bad\\n":
+        raise ZeroDivisionError("a bug")
+    await connection.send(b"fine\\n")
+
+asyncserver.run({handler}, "tcp://127.0.0.1:0", loop="{loop}", grace={grace})
+print("returned")
+"""
+
+
+@contextmanager
+def running(handler: str, loop: str, grace: float = 30) -> Iterator[tuple[subprocess.Popen, int]]:
+    """A process that serves, and its port."""
+    program = PROGRAM.replace("{handler}", handler).replace("{loop}", loop)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program.replace("{grace}", str(grace))],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert process.stdout is not None
+    try:
+        found = re.search(r"listening on tcp://127.0.0.1:(\d+)", process.stderr.readline())
+        assert found is not None
+        yield process, int(found[1])
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), 20)
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Its exit status, and what it wrote since."""
+    out, err = process.communicate(timeout=20)
+    return process.returncode, out, err
+
+
+loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+signals = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+@loops
+@signals
+def test_first_signal_drains(loop, number):
+    with running("slow", loop) as (process, port), connected(port) as client:
+        client.sendall(b"hello\n")
+        assert client.recv(6) == b"begun\n"
+        process.send_signal(number)
+        assert client.recv(100) == b"HELLO\n"
+        assert client.recv(100) == b""
+        assert ended(process) == (
+            0, "returned\n", "closed: 1 handlers finished, 0 cancelled, 0 aborted\n",
+        )  # fmt: skip
+
+
+@loops
+@signals
+def test_second_signal_aborts(loop, number):
+    with running("stubborn", loop) as (process, port), connected(port) as client:
+        assert client.recv(6) == b"begun\n"
+        process.send_signal(number)
+        assert client.recv(5) == b"told\n"
+        process.send_signal(number)
+        assert client.recv(100) == b""
+        assert ended(process) == (
+            128 + number, "", "closed: 0 handlers finished, 0 cancelled, 1 aborted\n",
+        )  # fmt: skip
+
+
+@loops
+def test_what_is_left_after_the_grace_is_cancelled(loop):
+    with running("patient", loop, grace=0.1) as (process, port), connected(port) as client:
+        assert client.recv(6) == b"begun\n"
+        process.terminate()
+        assert client.recv(100) == b""
+        assert ended(process) == (
+            0, "returned\n", "closed: 0 handlers finished, 1 cancelled, 0 aborted\n",
+        )  # fmt: skip
+
+
+@loops
+def test_stubborn_handler_does_not_keep_the_process(loop):
+    with running("stubborn", loop, grace=0.1) as (process, port), connected(port) as client:
+        assert client.recv(6) == b"begun\n"
+        process.terminate()
+        assert ended(process) == (
+            0, "returned\n", "closed: 0 handlers finished, 0 cancelled, 1 aborted\n",
+        )  # fmt: skip
+
+
+@loops
+def test_system_exit_in_a_handler_ends_the_program_with_its_status(loop):
+    with running("leaves", loop) as (process, port), connected(port) as client:
+        assert client.recv(100) == b""
+        status, out, err = ended(process)
+        assert (status, out) == (3, "")
+        assert "Traceback" not in err
+        assert "never retrieved" not in err
+
+
+@loops
+def test_keyboard_interrupt_in_a_handler_is_as_ctrl_c_in_any_program(loop):
+    with running("interrupts", loop) as (process, port), connected(port) as client:
+        assert client.recv(100) == b""
+        status, out, err = ended(process)
+        assert (status, out) == (-signal.SIGINT, "")
+        assert err.rstrip().endswith("KeyboardInterrupt")
+        assert "never retrieved" not in err
+
+
+@loops
+def test_handler_exception_is_one_record_and_serving_goes_on(loop):
+    with running("fails", loop) as (process, port):
+        with connected(port) as client:
+            client.sendall(b"bad\n")
+            assert client.recv(100) == b""
+            peer = "{}:{}".format(*client.getsockname())
+        with connected(port) as client:
+            client.sendall(b"good\n")
+            assert client.recv(100) == b"fine\n"
+            assert client.recv(100) == b""
+        process.terminate()
+        status, _, err = ended(process)
+        assert status == 0
+        assert err.count("Traceback") == 1
+        assert f"{peer}: the handler failed" in err
+        assert "ZeroDivisionError: a bug" in err
+
+
+@pytest.mark.parametrize("loop", ["auto", "asyncio", "uvloop"])
+def test_run_in_a_thread_serves_until_it_is_closed(loop):
+    listening = threading.Event()
+
+    class Bye(asyncserver.BaseRequestHandler):
+        async def handle(self):
+            await self.server.close(grace=5)
+
+    ports = []
+
+    def observer(event):
+        if isinstance(event, asyncserver.events.Bound):
+            ports.append(asyncserver.Address(event.address).port)
+            listening.set()
+
+    thread = threading.Thread(
+        target=asyncserver.run,
+        args=(Bye, "tcp://127.0.0.1:0"),
+        kwargs={"loop": loop, "observers": [observer]},
+    )
+    thread.start()
+    assert listening.wait(20)
+    with connected(ports[0]) as client:
+        assert client.recv(100) == b""
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_unknown_loop():
+    with pytest.raises(SettingError, match="'auto', 'uvloop' or 'asyncio'"):
+        asyncserver.run(print, "tcp://127.0.0.1:0", loop="trio")  # type: ignore[arg-type]
+
