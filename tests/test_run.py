@@ -214,4 +214,3 @@ def test_run_in_a_thread_serves_until_it_is_closed(loop):
 def test_unknown_loop():
     with pytest.raises(SettingError, match="'auto', 'uvloop' or 'asyncio'"):
         asyncserver.run(print, "tcp://127.0.0.1:0", loop="trio")  # type: ignore[arg-type]
-

@@ -1,0 +1,497 @@
+"""TLS: the handshake off the accept path, the same bytes in clear, and STARTTLS."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import ssl
+import struct
+
+import pytest
+from anyio.streams.tls import TLSAttribute
+
+from asyncserver import (
+    ConnectionBusy,
+    HandshakeError,
+    Limits,
+    Server,
+    SettingError,
+    Timeouts,
+    UpgradeRefusedError,
+)
+from asyncserver.events import Closed, HandshakeFailed
+from asyncserver.tls import server_context
+from tests.conftest import TLS, connect, descriptors, serving, upper
+
+TCP = "tcp://127.0.0.1:0"
+
+
+def client_options(url_or_context, tls=None):
+    return {"ssl": url_or_context, "server_hostname": "localhost"}
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_echo_of_every_size_in_both_directions_at_once(url, version, tls: TLS, authority):
+    async def echo(connection):
+        async for chunk in connection:
+            await connection.send(chunk)
+
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.minimum_version = context.maximum_version = version
+    data = os.urandom(2_000_000)
+    async with serving(echo, url, tls=tls.server) as server:
+        async with connect(server.addresses[0], **client_options(context)) as (reader, writer):
+            for size in (1, 1024, 16_384, 65_536):
+                writer.write(data[:size])
+                assert await reader.readexactly(size) == data[:size]
+            writer.write(data)
+            assert await reader.readexactly(len(data)) == data
+        assert server.stats.bytes_in == server.stats.bytes_out
+
+
+async def test_slow_handler_pauses_the_peer_and_loses_nothing(tls: TLS):
+    data = os.urandom(1_000_000) * 4
+    go = asyncio.Event()
+    got = []
+
+    async def handler(connection):
+        await connection.readexactly(1)
+        await go.wait()
+        assert connection.bytes_received < len(data) / 2
+        while chunk := await connection.read(1000):
+            got.append(chunk)
+        await connection.send(b"done")
+
+    limits = Limits(read_buffer=50_000)
+    async with serving(handler, TCP, tls=tls.server, limits=limits) as server:
+        async with connect(server.addresses[0], **client_options(tls.client)) as (reader, writer):
+            writer.write(b"." + data)
+            for _ in range(500):
+                await asyncio.sleep(0)
+            go.set()
+            # The end arrives behind everything else, and only then is it the end.
+            closing = asyncio.create_task(finish(writer))
+            assert await reader.read() in (b"done", b"")
+            await closing
+    assert b"".join(got) == data
+
+
+async def finish(writer):
+    await writer.drain()
+    writer.close()
+    with contextlib.suppress(OSError, ssl.SSLError):
+        await writer.wait_closed()
+
+
+async def test_what_was_negotiated_can_be_read(tls: TLS, authority):
+    context = server_context(tls.server)
+    mutual = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    mutual.load_cert_chain(tls.certificate, tls.key)
+    mutual.verify_mode = ssl.CERT_REQUIRED
+    mutual.set_alpn_protocols(["upper/1"])
+    authority.configure_trust(mutual)
+    assert context is tls.server
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    client.set_alpn_protocols(["upper/1"])
+    seen = {}
+
+    async def handler(connection):
+        seen["names"] = connection.tls.getpeercert()["subjectAltName"]
+        seen["alpn"] = connection.extra(TLSAttribute.alpn_protocol)
+        seen["version"] = connection.extra(TLSAttribute.tls_version)
+        seen["binary"] = connection.extra(TLSAttribute.peer_certificate_binary)[:1]
+        await connection.send(b"ok")
+
+    async with serving(handler, TCP, tls=mutual) as server:
+        authority.issue_cert("client@example.org").configure_cert(client)
+        async with connect(server.addresses[0], **client_options(client)) as (reader, _):
+            assert await reader.read() == b"ok"
+    assert seen == {
+        "names": (("email", "client@example.org"),),
+        "alpn": "upper/1",
+        "version": "TLSv1.3",
+        "binary": b"0",
+    }
+
+
+async def test_client_without_the_required_certificate_never_reaches_the_handler(
+    tls: TLS, authority, recorder
+):
+    mutual = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    mutual.load_cert_chain(tls.certificate, tls.key)
+    mutual.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(mutual)
+    calls = []
+
+    async def handler(connection):
+        calls.append(connection)
+
+    async with serving(handler, TCP, tls=mutual, observers=[recorder]) as server:
+        with contextlib.suppress(OSError):
+            async with connect(server.addresses[0], **client_options(tls.client)) as (reader, _):
+                await reader.read()
+        failed = await recorder.wait_for(HandshakeFailed)
+    assert "certificate" in str(failed.error)
+    assert calls == []
+
+
+def garbage(sock):
+    sock.sendall(os.urandom(100).replace(b"\x16", b"\x17"))
+
+
+def plain_http(sock):
+    sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+
+def half_a_hello(sock):
+    sock.sendall(bytes.fromhex("16030100c8010000c40303"))
+
+
+def nothing(sock):
+    pass
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize("say", [garbage, plain_http, half_a_hello, nothing])
+async def test_failed_handshake_is_a_counter_and_nothing_on_stderr(
+    say, end, tls: TLS, recorder, caplog, capfd
+):
+    calls = []
+
+    async def handler(connection):
+        calls.append(connection)
+
+    caplog.set_level(logging.DEBUG, "asyncserver")
+    async with serving(handler, TCP, tls=tls.server, observers=[recorder]) as server:
+        address = server.addresses[0]
+        with socket.create_connection((address.host, address.port)) as sock:
+            say(sock)
+            if end == "reset":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await recorder.wait_for(HandshakeFailed)
+        await recorder.wait_for(Closed)
+        assert server.stats.handshakes_failed == 1
+        assert server.stats.active == 0
+    assert calls == []
+    records = [each for each in caplog.records if "TLS handshake failed" in each.getMessage()]
+    assert [each.levelno for each in records] == [logging.DEBUG]
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert capfd.readouterr().err == ""
+
+
+async def test_good_client_among_fifty_silent_ones(tls: TLS, recorder):
+    before = descriptors()
+    calls = 0
+
+    async def handler(connection):
+        nonlocal calls
+        calls += 1
+        await upper(connection)
+
+    loop = asyncio.get_running_loop()
+    timeouts = Timeouts(handshake=0.5)
+    async with serving(
+        handler, TCP, tls=tls.server, timeouts=timeouts, observers=[recorder]
+    ) as server:
+        listening = descriptors()
+        address = server.addresses[0]
+        silent = [socket.create_connection((address.host, address.port)) for _ in range(50)]
+        start = loop.time()
+        async with connect(address, **client_options(tls.client)) as (reader, writer):
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"HELLO\n"
+            assert loop.time() - start < 0.2
+        await recorder.wait_for(HandshakeFailed, 50)
+        await recorder.wait_for(Closed, 51)
+        assert server.stats.handshakes_failed == 50
+        for sock in silent:
+            assert sock.recv(1) == b""
+            sock.close()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert descriptors() == listening
+    assert calls == 1
+    await asyncio.sleep(0)
+    assert descriptors() == before
+
+
+async def test_half_close(tls: TLS):
+    async def handler(connection):
+        await connection.send(b"last words")
+        await connection.send_eof()
+        assert await connection.readline() == b"still talking\n"
+        done.set_result(await connection.read(10))
+
+    done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    async with serving(handler, TCP, tls=tls.server) as server:
+        address = server.addresses[0]
+
+        def talk():
+            with (
+                socket.create_connection((address.host, address.port)) as plain,
+                tls.client.wrap_socket(plain, server_hostname="localhost") as sock,
+            ):
+                said = sock.recv(100) + sock.recv(100)
+                sock.sendall(b"still talking\n")
+                sock.unwrap()
+                return said
+
+        assert await asyncio.to_thread(talk) == b"last words"
+        assert await done == b""
+
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        self.said = [transport.get_extra_info("cipher")[1], transport.get_extra_info("peername")[0]]
+
+    def data_received(self, data):
+        self.transport.write(" ".join(self.said).encode() + b" " + data)
+
+    def eof_received(self):
+        return False
+
+
+class BufferedEcho(asyncio.BufferedProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        self.buffer = bytearray(5)
+        self.said = [transport.get_extra_info("cipher")[1], transport.get_extra_info("peername")[0]]
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.transport.write(" ".join(self.said).encode() + b" " + self.buffer[:nbytes])
+
+    def eof_received(self):
+        return False
+
+
+@pytest.mark.parametrize("factory", [Echo, BufferedEcho])
+async def test_protocol_factory(factory, tls: TLS):
+    async with serving(factory, TCP, tls=tls.server) as server:
+        async with connect(server.addresses[0], **client_options(tls.client)) as (reader, writer):
+            writer.write(b"hello")
+            assert await reader.readexactly(23) == b"TLSv1.3 127.0.0.1 hello"
+            await server.close(grace=0)
+            assert await reader.read() == b""
+
+
+# -- STARTTLS ------------------------------------------------------------------------------------
+
+
+def starttls(context, outcome):
+    async def handler(connection):
+        await connection.send(b"220 hello\r\n")
+        try:
+            async for line in connection.lines():
+                if line.strip().upper() == b"STARTTLS":
+                    await connection.send(b"220 go ahead\r\n")
+                    await connection.start_tls(context)
+                elif line[:4].upper() == b"EHLO":
+                    await connection.send(b"250 STARTTLS\r\n")
+                else:
+                    secure = b"secret " if connection.tls else b"clear "
+                    await connection.send(secure + line)
+        except Exception as exc:
+            outcome.append(exc)
+            raise
+
+    return handler
+
+
+def smtp(address, tls, before=b"STARTTLS\r\n", sneak=b""):
+    """Talk to the handler above as a client; return what it says over TLS."""
+    with socket.create_connection((address.host, address.port), 10) as plain:
+        plain.recv(100)
+        plain.sendall(before)
+        assert plain.recv(100) == b"220 go ahead\r\n"
+        if sneak:
+            plain.sendall(sneak)
+        with tls.client.wrap_socket(plain, server_hostname="localhost") as sock:
+            sock.sendall(b"data\n")
+            return sock.recv(100)
+
+
+async def test_starttls(tls: TLS, recorder):
+    outcome: list[Exception] = []
+    handler = starttls(tls.server, outcome)
+    async with serving(handler, TCP, observers=[recorder]) as server:
+        said = await asyncio.to_thread(smtp, server.addresses[0], tls)
+        await recorder.wait_for(Closed)
+    assert said == b"secret data\n"
+    assert outcome == []
+
+
+@pytest.mark.parametrize("before", [b"STARTTLS\r\nEVIL\r\n", b"STARTTLS\r\nEV"])
+async def test_clear_text_behind_starttls_is_refused(tls: TLS, before, recorder):
+    outcome: list[Exception] = []
+    async with serving(starttls(tls.server, outcome), TCP, observers=[recorder]) as server:
+        with pytest.raises(OSError):
+            await asyncio.to_thread(smtp, server.addresses[0], tls, before)
+        await recorder.wait_for(Closed)
+        assert server.stats.handshakes_failed == 1
+    assert isinstance(outcome[0], UpgradeRefusedError)
+    assert outcome[0].pending == len(before) - 10
+
+
+async def test_clear_text_after_the_reply_is_never_read_as_encrypted(tls: TLS, recorder):
+    outcome: list[Exception] = []
+    async with serving(starttls(tls.server, outcome), TCP, observers=[recorder]) as server:
+        with pytest.raises(OSError):
+            await asyncio.to_thread(smtp, server.addresses[0], tls, sneak=b"EVIL\r\n")
+        await recorder.wait_for(Closed)
+        assert server.stats.bytes_in == len(b"STARTTLS\r\n")
+    assert isinstance(outcome[0], HandshakeError)
+
+
+async def test_hello_in_the_same_segment_as_starttls_is_taken(tls: TLS):
+    """No client should, some do: the bytes go to the handshake, not to the handler."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = tls.client.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    async with serving(starttls(tls.server, []), TCP) as server:
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(b"STARTTLS\r\n" + outgoing.read())
+            assert await reader.readuntil(b"ahead\r\n")
+            while True:
+                incoming.write(await reader.read(10_000))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    client.do_handshake()
+                    break
+            client.write(b"data\n")
+            writer.write(outgoing.read())
+            said = b""
+            while not said:
+                incoming.write(await reader.read(10_000))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    said = client.read()
+            assert said == b"secret data\n"
+
+
+async def test_starttls_while_reading_or_twice_is_a_mistake(tls: TLS):
+    mistakes: asyncio.Queue[Exception] = asyncio.Queue()
+
+    async def handler(connection):
+        reading = asyncio.create_task(connection.readline())
+        await asyncio.sleep(0)
+        try:
+            await connection.start_tls(tls.server)
+        except ConnectionBusy as exc:
+            mistakes.put_nowait(exc)
+        assert await reading == b"go on\n"
+
+    async with serving(handler, TCP) as server:
+        async with connect(server.addresses[0]) as (_, writer):
+            writer.write(b"go on\n")
+            assert isinstance(await mistakes.get(), ConnectionBusy)
+
+    async def twice(connection):
+        with pytest.raises(ConnectionBusy):
+            await connection.start_tls(tls.server)
+        await connection.send(b"ok")
+
+    async with serving(twice, TCP, tls=tls.server) as server:
+        async with connect(server.addresses[0], **client_options(tls.client)) as (reader, _):
+            assert await reader.read() == b"ok"
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_deadlines_of_handshakes(tls: TLS, recorder):
+    loop = asyncio.get_running_loop()
+    outcome: list[Exception] = []
+    handler = starttls(tls.server, outcome)
+    async with (
+        serving(handler, TCP, observers=[recorder]) as clear,
+        serving(handler, TCP, tls=tls.server, observers=[recorder]) as encrypted,
+    ):
+        start = loop.time()
+        async with connect(encrypted.addresses[0]) as (reader, _):
+            assert await reader.read() == b""
+        assert loop.time() - start == pytest.approx(10, abs=0.5)
+        start = loop.time()
+        async with connect(clear.addresses[0]) as (reader, writer):
+            writer.write(b"STARTTLS\r\n")
+            await reader.readuntil(b"ahead\r\n")
+            assert await reader.read() == b""
+        assert loop.time() - start == pytest.approx(10, abs=0.5)
+        await recorder.wait_for(Closed, 2)
+    assert len(recorder.of(HandshakeFailed)) == 2
+    assert "handshake deadline of 10 s" in str(outcome[0])
+
+
+# -- real clients --------------------------------------------------------------------------------
+
+
+async def program(*arguments, stdin=b"", **options):
+    process = await asyncio.create_subprocess_exec(
+        *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, **options,
+    )  # fmt: skip
+    out, err = await process.communicate(stdin)
+    return out, err, process.returncode
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine")
+@pytest.mark.parametrize("options", [["-tls1_2"], ["-tls1_3"], ["-starttls", "smtp"]])
+async def test_openssl_s_client(options, tls: TLS):
+    handler, secure = (starttls(tls.server, []), None) if "smtp" in options else (upper, tls.server)
+    async with serving(handler, TCP, tls=secure) as server:
+        address = server.addresses[0]
+        out, err, _ = await program(
+            "openssl", "s_client", "-connect", f"{address.host}:{address.port}", *options,
+            "-CAfile", tls.authority, "-verify_return_error", "-quiet", "-no_ign_eof",
+            stdin=b"hello\n",
+        )  # fmt: skip
+        assert (b"secret hello" if secure is None else b"HELLO") in out, err
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+async def test_curl(tls: TLS):
+    async def http(connection):
+        await connection.readuntil(b"\r\n\r\n")
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi\n")
+
+    async with serving(http, TCP, tls=tls.server) as server:
+        port = server.addresses[0].port
+        out, err, status = await program(
+            "curl", "-sS", "--cacert", tls.authority, f"https://127.0.0.1:{port}/"
+        )
+        assert (out, err, status) == (b"hi\n", b"", 0)
+
+
+# -- what tls= takes -----------------------------------------------------------------------------
+
+
+def test_files_and_contexts(tls: TLS, tmp_path):
+    both = tmp_path / "both.pem"
+    both.write_bytes(b"".join(open(name, "rb").read() for name in (tls.key, tls.certificate)))
+    for source in (both, str(both), (tls.certificate, tls.key), tls.server):
+        assert isinstance(server_context(source), ssl.SSLContext)
+
+
+def test_files_that_do_not_work(tls: TLS, tmp_path, authority):
+    rubbish = tmp_path / "rubbish.pem"
+    rubbish.write_text("rubbish")
+    other = tmp_path / "other.pem"
+    authority.issue_cert("other").private_key_pem.write_to_path(other)
+    for source, why in (
+        ("/nowhere.pem", "does not exist"),
+        (str(rubbish), "rubbish.pem do not work"),
+        ((tls.certificate, str(other)), "key values mismatch"),
+        ((tls.certificate, tls.key, tls.key), "3 files"),
+        (ssl.create_default_context(), "client's context"),
+    ):
+        with pytest.raises(SettingError, match=why):
+            server_context(source)
+
+
+def test_datagrams_are_not_encrypted(tls: TLS):
+    with pytest.raises(SettingError, match="tls= is for stream addresses"):
+        Server(upper, "udp://127.0.0.1:0", tls=tls.server)
