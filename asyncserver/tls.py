@@ -271,6 +271,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
                     break  # spares the exception that says "no more"
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:
+            ended = True  # close_notify, after ours
         except ssl.SSLError as exc:
             self._deliver(chunks)
             self._fatal(exc)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import struct
+from pathlib import Path
 
 import pytest
 from anyio.streams.tls import TLSAttribute
@@ -54,8 +55,8 @@ async def test_echo_of_every_size_in_both_directions_at_once(url, version, tls: 
 
 async def test_slow_handler_pauses_the_peer_and_loses_nothing(tls: TLS):
     data = os.urandom(1_000_000) * 4
-    go = asyncio.Event()
-    got = []
+    go, done = asyncio.Event(), asyncio.Event()
+    got: list[bytes] = []
 
     async def handler(connection):
         await connection.readexactly(1)
@@ -63,19 +64,18 @@ async def test_slow_handler_pauses_the_peer_and_loses_nothing(tls: TLS):
         assert connection.bytes_received < len(data) / 2
         while chunk := await connection.read(1000):
             got.append(chunk)
-        await connection.send(b"done")
+        done.set()
 
     limits = Limits(read_buffer=50_000)
     async with serving(handler, TCP, tls=tls.server, limits=limits) as server:
-        async with connect(server.addresses[0], **client_options(tls.client)) as (reader, writer):
+        async with connect(server.addresses[0], **client_options(tls.client)) as (_, writer):
             writer.write(b"." + data)
             for _ in range(500):
                 await asyncio.sleep(0)
             go.set()
             # The end arrives behind everything else, and only then is it the end.
-            closing = asyncio.create_task(finish(writer))
-            assert await reader.read() in (b"done", b"")
-            await closing
+            await finish(writer)
+            await done.wait()
     assert b"".join(got) == data
 
 
@@ -232,7 +232,7 @@ async def test_half_close(tls: TLS):
 
         def talk():
             with (
-                socket.create_connection((address.host, address.port)) as plain,
+                socket.create_connection((address.host, address.port), 10) as plain,
                 tls.client.wrap_socket(plain, server_hostname="localhost") as sock,
             ):
                 said = sock.recv(100) + sock.recv(100)
@@ -389,8 +389,8 @@ async def test_starttls_while_reading_or_twice_is_a_mistake(tls: TLS):
 
     async with serving(handler, TCP) as server:
         async with connect(server.addresses[0]) as (_, writer):
-            writer.write(b"go on\n")
             assert isinstance(await mistakes.get(), ConnectionBusy)
+            writer.write(b"go on\n")
 
     async def twice(connection):
         with pytest.raises(ConnectionBusy):
@@ -429,13 +429,9 @@ async def test_deadlines_of_handshakes(tls: TLS, recorder):
 # -- real clients --------------------------------------------------------------------------------
 
 
-async def program(*arguments, stdin=b"", **options):
-    process = await asyncio.create_subprocess_exec(
-        *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE, **options,
-    )  # fmt: skip
-    out, err = await process.communicate(stdin)
-    return out, err, process.returncode
+async def program(*arguments):
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe, stderr=pipe)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine")
@@ -444,12 +440,17 @@ async def test_openssl_s_client(options, tls: TLS):
     handler, secure = (starttls(tls.server, []), None) if "smtp" in options else (upper, tls.server)
     async with serving(handler, TCP, tls=secure) as server:
         address = server.addresses[0]
-        out, err, _ = await program(
+        openssl = await program(
             "openssl", "s_client", "-connect", f"{address.host}:{address.port}", *options,
-            "-CAfile", tls.authority, "-verify_return_error", "-quiet", "-no_ign_eof",
-            stdin=b"hello\n",
+            "-CAfile", tls.authority, "-verify_return_error", "-quiet",
         )  # fmt: skip
-        assert (b"secret hello" if secure is None else b"HELLO") in out, err
+        assert openssl.stdin is not None
+        assert openssl.stdout is not None
+        openssl.stdin.write(b"hello\n")
+        answer = await openssl.stdout.readline()
+        assert answer == (b"HELLO\n" if secure else b"secret hello\n")
+        openssl.kill()  # with -quiet it stays until the server leaves
+        await openssl.communicate()
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
@@ -460,10 +461,11 @@ async def test_curl(tls: TLS):
 
     async with serving(http, TCP, tls=tls.server) as server:
         port = server.addresses[0].port
-        out, err, status = await program(
+        curl = await program(
             "curl", "-sS", "--cacert", tls.authority, f"https://127.0.0.1:{port}/"
         )
-        assert (out, err, status) == (b"hi\n", b"", 0)
+        assert await curl.communicate() == (b"hi\n", b"")
+        assert curl.returncode == 0
 
 
 # -- what tls= takes -----------------------------------------------------------------------------
@@ -471,7 +473,7 @@ async def test_curl(tls: TLS):
 
 def test_files_and_contexts(tls: TLS, tmp_path):
     both = tmp_path / "both.pem"
-    both.write_bytes(b"".join(open(name, "rb").read() for name in (tls.key, tls.certificate)))
+    both.write_bytes(Path(tls.key).read_bytes() + Path(tls.certificate).read_bytes())
     for source in (both, str(both), (tls.certificate, tls.key), tls.server):
         assert isinstance(server_context(source), ssl.SSLContext)
 
