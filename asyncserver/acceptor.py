@@ -88,14 +88,13 @@ class Acceptor:
             try:
                 sock, raw = self._listener.accept()
             except (BlockingIOError, InterruptedError):
-                self._saturated = False  # nobody waits any more
+                self._saturated = self._exhausted = False  # nobody waits any more
                 return
             except OSError as exc:
                 if exc.errno in PEER_ERRORS:
                     continue
                 self._back_off(exc)
                 return
-            self._exhausted = False
             self._admit(sock, peer_address(raw))
             if not self._accepting:
                 return  # whoever got the socket closed the server

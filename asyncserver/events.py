@@ -64,7 +64,7 @@ class Exhausted(NamedTuple):
     """The system has no descriptor or memory for one more connection; accepting pauses."""
 
     error: OSError
-    first: bool  # of an episode, which ends when an accept succeeds
+    first: bool  # of an episode, which is over when nobody waits any more
 
 
 class HandshakeFailed(NamedTuple):

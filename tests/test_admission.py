@@ -1,0 +1,355 @@
+"""Who is let in: limits in all and per host, the backlog, and running out of descriptors."""
+
+import asyncio
+import errno
+import resource
+import socket
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from asyncserver import Limits
+from asyncserver.acceptor import BATCH, Acceptor
+from asyncserver.events import Closed, Exhausted, Observers, Opened, Refused, Saturated
+from asyncserver.gate import Gate
+from tests.conftest import connect, descriptors, serving
+
+TCP = "tcp://127.0.0.1:0"
+
+
+async def until_eof(connection):
+    await connection.send(b".")
+    await connection.read()
+
+
+def pending(address, count, source=None):
+    """Clients whose connect() has been sent and is not waited for."""
+    clients = []
+    for _ in range(count):
+        if address.is_unix:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            sock.connect(address.path)
+        else:
+            sock = socket.socket()
+            sock.setblocking(False)
+            if source:
+                sock.bind((source, 0))
+            try:
+                sock.connect((address.host, address.port))
+            except BlockingIOError:
+                pass
+        clients.append(sock)
+    return clients
+
+
+async def turns(count=100):
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+async def test_thousand_wait_in_the_backlog_without_a_descriptor(family, directory, recorder):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4096:
+        pytest.skip(f"this machine allows only {hard} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    url = TCP if family == "tcp" else f"unix://{directory}/s"
+    loop = asyncio.get_running_loop()
+    async with serving(
+        until_eof, url, limits=Limits(connections=2), observers=[recorder]
+    ) as server:
+        address = server.addresses[0]
+        async with connect(address) as first, connect(address) as second:
+            await first[0].readexactly(1)
+            await second[0].readexactly(1)
+            before = descriptors()
+            clients = pending(address, 1000)
+            try:
+                await turns()
+                assert descriptors() == before + 1000  # the clients' own
+                assert server.stats.accepted == server.stats.active == 2
+                await recorder.wait_for(Saturated)
+                start = loop.time()
+                first[1].write_eof()
+                await recorder.wait_for(Opened, 3)
+                assert loop.time() - start < 0.05
+                assert server.stats.active == 2
+                assert recorder.of(Refused) == []
+                assert len(recorder.of(Saturated)) == 1  # one an episode
+            finally:
+                for sock in clients:
+                    sock.close()
+
+
+async def test_overflow_close(recorder):
+    limits = Limits(connections=1, overflow="close")
+    async with serving(until_eof, TCP, limits=limits, observers=[recorder]) as server:
+        address = server.addresses[0]
+        async with connect(address) as (reader, writer):
+            await reader.readexactly(1)
+            async with connect(address) as (refused, _):
+                assert await refused.read() == b""
+            assert server.stats.refused == {"connections": 1}
+            writer.write_eof()
+            assert await reader.read() == b""
+        await recorder.wait_for(Closed)
+        async with connect(address) as (reader, _):
+            assert await reader.readexactly(1) == b"."
+
+
+async def test_limit_per_host(recorder):
+    async with serving(
+        until_eof, TCP, limits=Limits(per_host=1), observers=[recorder]
+    ) as server:
+        address = server.addresses[0]
+        one, again = pending(address, 2, source="127.0.0.2")
+        (other,) = pending(address, 1, source="127.0.0.3")
+        refused = await recorder.wait_for(Refused)
+        await recorder.wait_for(Opened, 2)
+        assert refused.limit == "per_host"
+        assert refused.peer == again.getsockname()
+        assert server.stats.refused == {"per_host": 1}
+        one.close()
+        await recorder.wait_for(Closed)
+        (next_one,) = pending(address, 1, source="127.0.0.2")
+        await recorder.wait_for(Opened, 3)
+        for sock in (again, other, next_one):
+            sock.close()
+
+
+async def test_unix_sockets_have_no_host_to_count(directory, recorder):
+    limits = Limits(per_host=1)
+    async with serving(
+        until_eof, f"unix://{directory}/s", limits=limits, observers=[recorder]
+    ) as server:
+        clients = pending(server.addresses[0], 3)
+        await recorder.wait_for(Opened, 3)
+        for sock in clients:
+            sock.close()
+
+
+@pytest.mark.parametrize("end", ["return", "raise", "reset", "cancel"])
+async def test_slot_is_free_however_the_handler_ends(end, recorder):
+    async def handler(connection):
+        match end:
+            case "raise":
+                raise ZeroDivisionError
+            case "reset":
+                connection.abort()
+            case "cancel":
+                raise asyncio.CancelledError
+
+    async with serving(
+        handler, TCP, limits=Limits(connections=1), observers=[recorder]
+    ) as server:
+        for number in range(3):
+            (sock,) = pending(server.addresses[0], 1)
+            await recorder.wait_for(Closed, number + 1)
+            sock.close()
+        assert server.stats.active == 0
+        assert server.stats.accepted == 3
+
+
+async def test_backlog_is_at_least_1024_or_what_the_system_allows():
+    with open("/proc/sys/net/core/somaxconn") as file:
+        allowed = int(file.read())
+    assert Limits().backlog >= min(1024, allowed)
+    async with serving(until_eof, TCP) as server:
+        assert backlog_of(server._doors.listeners[0].socket) == min(4096, allowed)
+
+
+def backlog_of(sock: socket.socket) -> int:
+    """What the kernel has for a listening socket: `tcpi_sacked` of struct tcp_info, see ss(8)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int(struct.unpack_from("I", info, 8 + 4 * 5)[0])
+
+
+# -- the acceptor by itself ----------------------------------------------------------------------
+
+
+class Listener:
+    """A listening socket whose next accepts are written down."""
+
+    def __init__(self, *outcomes):
+        self.outcomes = list(outcomes)
+        self.calls = 0
+        self._pair = socket.socketpair()
+        self._pair[1].send(b"readable")
+
+    def fileno(self):
+        return self._pair[0].fileno()
+
+    def accept(self):
+        self.calls += 1
+        outcome = self.outcomes.pop(0) if self.outcomes else BlockingIOError()
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    def close(self):
+        for sock in self._pair:
+            sock.close()
+
+
+class Accepted:
+    """A connection as accept() returns it."""
+
+    def __init__(self):
+        self.closed = False
+
+    def setblocking(self, flag):
+        assert flag is False
+
+    def close(self):
+        self.closed = True
+
+
+def peer():
+    return Accepted(), ("192.0.2.1", 1)
+
+
+async def test_errors_of_the_waiting_connection_are_skipped(recorder):
+    listener = Listener(OSError(errno.ECONNABORTED, "gone"), OSError(errno.EPROTO, "odd"), peer())
+    taken = asyncio.Event()
+    acceptor = Acceptor(
+        listener, Gate(Limits()), "backlog", lambda *_: taken.set(), Observers([recorder])
+    )  # type: ignore[arg-type]
+    acceptor.resume()
+    await taken.wait()
+    acceptor.close()
+    listener.close()
+    assert recorder.events == []
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EIO])
+@pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_exhaustion_backs_off_and_is_told_once_an_episode(number, recorder):
+    listener = Listener(
+        *[OSError(number, "no more")] * 5, peer(), BlockingIOError(), OSError(number, "again")
+    )
+    acceptor = Acceptor(
+        listener, Gate(Limits()), "backlog", lambda *_: None, Observers([recorder])
+    )  # type: ignore[arg-type]
+    start = asyncio.get_running_loop().time()
+    acceptor.resume()
+    await recorder.wait_for(Exhausted, 6)
+    acceptor.close()
+    listener.close()
+    assert [event.first for event in recorder.of(Exhausted)] == [True] + 4 * [False] + [True]
+    assert asyncio.get_running_loop().time() - start == pytest.approx(0.5, abs=0.2)
+    assert listener.calls == 8  # and not thousands
+
+
+async def test_one_readiness_accepts_a_bounded_batch():
+    listener = Listener(*[peer() for _ in range(2 * BATCH)])
+    loop = asyncio.get_running_loop()
+    others = []
+    taken = []
+
+    def take(sock, _):
+        if not taken:
+            loop.call_soon(lambda: others.append(len(taken)))
+        taken.append(sock)
+
+    acceptor = Acceptor(listener, Gate(Limits()), "backlog", take, Observers([]))  # type: ignore[arg-type]
+    acceptor.resume()
+    while len(taken) < 2 * BATCH:
+        await asyncio.sleep(0)
+    acceptor.close()
+    listener.close()
+    assert others == [BATCH]
+
+
+async def test_closing_in_the_middle_of_a_batch_stops_it():
+    listener = Listener(peer(), peer(), peer())
+    taken = []
+    acceptor: Acceptor
+
+    def take(sock, _):
+        taken.append(sock)
+        acceptor.close()
+
+    acceptor = Acceptor(listener, Gate(Limits()), "backlog", take, Observers([]))  # type: ignore[arg-type]
+    acceptor.resume()
+    await turns()
+    acceptor.resume()  # closed for good
+    await turns()
+    listener.close()
+    assert len(taken) == 1
+
+
+# -- really out of descriptors -------------------------------------------------------------------
+
+EXHAUSTED = """
+import asyncio, logging, os, resource, socket, sys, time
+import asyncserver
+from asyncserver.serve import loop_factory
+logging.basicConfig(level="WARNING", format="%(message)s")
+
+async def greet(connection):
+    await connection.send(b"hello")
+    await connection.read()
+
+async def ask(port):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        assert await reader.readexactly(5) == b"hello"
+    finally:
+        writer.close()
+
+async def main():
+    loop = asyncio.get_running_loop()
+    async with asyncserver.Server(greet, "tcp://127.0.0.1:0") as server:
+        port = server.addresses[0].port
+        await ask(port)
+        clients = [socket.socket() for _ in range(3)]
+        used = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used, used))
+        hogs = []
+        try:
+            while True:
+                hogs.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        for client in clients:
+            client.setblocking(False)
+            try:
+                client.connect(("127.0.0.1", port))
+            except BlockingIOError:
+                pass
+        cpu, start = time.process_time(), loop.time()
+        await asyncio.sleep(1)
+        print("cpu", (time.process_time() - cpu) / (loop.time() - start))
+        start = loop.time()
+        for _ in range(len(clients)):
+            os.close(hogs.pop()) if hogs else clients.pop().close()
+        while not server.stats.active:
+            await asyncio.sleep(0.005)
+        print("back", loop.time() - start)
+        print("backoffs", server.stats.accept_backoffs)
+        for client in clients:
+            client.close()
+        await server.close(grace=1)
+
+with asyncio.Runner(loop_factory=loop_factory(sys.argv[1])) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_out_of_descriptors(loop):
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", EXHAUSTED, loop],
+        capture_output=True, text=True, timeout=25, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    figures = {name: float(value) for name, value in map(str.split, result.stdout.splitlines())}
+    assert figures["cpu"] < 0.05
+    assert figures["back"] < 1
+    assert figures["backoffs"] > 3
+    assert [line for line in result.stderr.splitlines() if "cannot accept" in line] == [
+        "cannot accept: [Errno 24] Too many open files; trying again until it works"
+    ]
