@@ -12,6 +12,7 @@ from asyncserver import events
 from asyncserver.address import PeerAddress
 from asyncserver.datagram import Datagram
 from asyncserver.drain import Drain
+from asyncserver.errors import AsyncServerError
 from asyncserver.gate import Gate
 from asyncserver.session import Session, Terms
 
@@ -81,6 +82,8 @@ class Crew:
         assert self._terms.service.datagram is not None
         try:
             await self._terms.service.datagram(datagram)
+        except AsyncServerError as exc:  # about the reply: the sender has gone, or has no name
+            self._terms.observers.emit(events.Disconnected(datagram.peer, exc))
         except Exception as exc:
             self._terms.observers.emit(events.Failed(datagram.peer, exc))
 

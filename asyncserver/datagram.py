@@ -12,7 +12,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from asyncserver.address import Address, PeerAddress, peer_address
-from asyncserver.errors import ConnectionClosed, DeadlineExceeded, NoReplyAddressError
+from asyncserver.errors import (
+    ConnectionBroken,
+    ConnectionClosed,
+    DeadlineExceeded,
+    NoReplyAddressError,
+)
 
 __all__ = ("Datagram", "DatagramEndpoint")
 
@@ -23,6 +28,11 @@ RETRY: Final = (0.001, 0.05)  # seconds, first and longest, between two tries to
 IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
 SO_MEMINFO: Final = 55
 MEMINFO_DROPS: Final = 8  # sock_diag(7): SK_MEMINFO_DROPS, the ninth 32-bit word
+
+# send(2), unix(7): there is nobody at that address, or no way to it.
+PEER_GONE: Final = frozenset({
+    errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH,
+})  # fmt: skip
 
 ANCILLARY_SIZE: Final = socket.CMSG_SPACE(32)
 Control = list[tuple[int, int, bytes]]  # ancillary data, as recvmsg() and sendmsg() have it
@@ -77,7 +87,8 @@ class Datagram:
             NoReplyAddressError: the sender has no address, as a Unix socket that was not bound.
             DeadlineExceeded: there was no room for `Timeouts.write`.
             ConnectionClosed: the server is closed.
-            OSError: the system refused it: too long (EMSGSIZE), nobody there (ECONNREFUSED).
+            ConnectionBroken: the sender has gone, or there is no way to it.
+            OSError: the system refused it, mostly because it is too long (EMSGSIZE).
 
         """
         if not self._raw_peer:
@@ -204,6 +215,8 @@ class DatagramEndpoint:
         except OSError as exc:
             if exc.errno == errno.ENOBUFS:
                 return False
+            if exc.errno in PEER_GONE:
+                raise ConnectionBroken(f"the datagram cannot be delivered: {exc}") from exc
             raise
         return True
 
