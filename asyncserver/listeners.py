@@ -95,12 +95,11 @@ def adopt(sock: socket.socket, backlog: int) -> Listener:
         raise BindError(errno.EAFNOSUPPORT, f"{sock!r} is no TCP, UDP or Unix socket")
     if hasattr(sock, "context"):
         raise BindError(errno.EPROTOTYPE, "give the plain socket, and the SSLContext as tls=")
+    address = _address_of(sock)
     sock.setblocking(False)
-    if sock.type == socket.SOCK_STREAM and not sock.getsockopt(
-        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-    ):
+    if address.is_stream and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.listen(backlog)
-    return Listener(sock, _address_of(sock))
+    return Listener(sock, address)
 
 
 def _listen_ip(

@@ -109,9 +109,12 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 @asynccontextmanager
 async def connect(address: Address, **options: Any) -> AsyncIterator[Streams]:
     """A client's end of a connection to `address`, of the stock kind; closed at the end."""
-    if address.is_unix:
-        name = "\0" + address.path[1:] if address.path.startswith("@") else address.path
-        reader, writer = await asyncio.open_unix_connection(name, **options)
+    if address.path.startswith("@"):
+        sock = socket.socket(socket.AF_UNIX)  # uvloop's own connect has no abstract names
+        sock.connect("\0" + address.path[1:])
+        reader, writer = await asyncio.open_unix_connection(sock=sock, **options)
+    elif address.is_unix:
+        reader, writer = await asyncio.open_unix_connection(address.path, **options)
     else:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
         reader, writer = await asyncio.open_connection(host, address.port, **options)

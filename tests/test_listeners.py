@@ -1,0 +1,296 @@
+"""Bound sockets: ports, families, and who owns the path of a Unix socket."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+import threading
+
+import pytest
+
+from asyncserver import Address, BindError, Server
+from asyncserver.listeners import adopt, listen, resolve
+from tests.conftest import connect, descriptors, serving, upper
+
+
+def bound(url, **options):
+    address = Address(url)
+    hosts = [] if address.is_unix else asyncio.run(resolve(address))
+    return listen(address, hosts, backlog=100, **options)
+
+
+@pytest.fixture(params=["unix", "unixgram"])
+def scheme(request):
+    return request.param
+
+
+async def refused(url, **options) -> BindError:
+    server = Server(upper, url, **options)
+    before = descriptors()
+    with pytest.raises(BindError) as caught:
+        await server.start()
+    assert descriptors() == before
+    assert url in str(caught.value)
+    return caught.value
+
+
+# -- Unix paths ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["unix", "unixgram"])
+async def test_live_socket_is_not_replaced(scheme, first, directory):
+    path = f"{directory}/s"
+    async with serving(upper, f"{first}://{path}") as server:
+        error = await refused(f"{scheme}://{path}")
+        assert error.errno == errno.EADDRINUSE
+        if first == "unix":
+            async with connect(server.addresses[0]) as (reader, writer):
+                writer.write(b"hello\n")
+                assert await reader.readline() == b"HELLO\n"
+    assert os.listdir(directory) == []
+
+
+def test_live_socket_with_a_full_backlog_is_not_replaced(directory):
+    with contextlib.ExitStack() as stack:
+        busy = stack.enter_context(socket.socket(socket.AF_UNIX))
+        busy.bind(f"{directory}/s")
+        busy.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(f"{directory}/s")
+        with pytest.raises(BindError) as caught:
+            bound(f"unix://{directory}/s")
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+async def test_stale_socket_is_replaced(scheme, directory):
+    kind = socket.SOCK_STREAM if scheme == "unix" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_UNIX, kind) as sock:
+        sock.bind(f"{directory}/s")
+    assert os.listdir(directory) == ["s"]
+    async with serving(upper, f"{scheme}://{directory}/s"):
+        assert os.listdir(directory) == ["s"]
+    assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("what", ["file", "directory", "symlink"])
+async def test_what_is_no_socket_is_never_touched(what, scheme, directory):
+    path = f"{directory}/s"
+    match what:
+        case "file":
+            with open(path, "w") as file:
+                file.write("precious")
+        case "directory":
+            os.mkdir(path)
+        case "symlink":
+            os.symlink("elsewhere", path)
+    before = os.lstat(path)
+    error = await refused(f"{scheme}://{path}")
+    assert error.errno == errno.EADDRINUSE
+    assert os.lstat(path) == before
+
+
+async def test_path_that_is_not_ours_any_more_stays(scheme, directory):
+    path = f"{directory}/s"
+    async with serving(upper, f"{scheme}://{path}"):
+        os.unlink(path)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(path)
+            theirs = os.lstat(path).st_ino
+    assert os.lstat(path).st_ino == theirs
+
+
+def test_one_of_many_that_start_at_once_wins(directory):
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(f"{directory}/s")
+    winners, losers = [], []
+    start = threading.Barrier(8)
+
+    def try_it():
+        start.wait()
+        try:
+            winners.extend(bound(f"unix://{directory}/s"))
+        except BindError as exc:
+            losers.append(exc.errno)
+
+    threads = [threading.Thread(target=try_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(winners) == 1
+    assert losers == 7 * [errno.EADDRINUSE]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{directory}/s")
+    winners[0].close()
+    assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_mode_is_exact_whatever_the_umask(mode, scheme, directory):
+    before = os.umask(0o077)
+    try:
+        (listener,) = bound(f"{scheme}://{directory}/s", mode=mode)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(f"{directory}/s").st_mode) == mode
+    listener.close()
+
+
+async def test_missing_directory(scheme, directory):
+    error = await refused(f"{scheme}://{directory}/missing/s")
+    assert error.errno == errno.ENOENT
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_directory_without_permission(scheme, directory):
+    os.chmod(directory, 0o500)
+    error = await refused(f"{scheme}://{directory}/s")
+    assert error.errno == errno.EACCES
+
+
+async def test_abstract_name(directory):
+    url = f"unix:@{directory}"
+    async with serving(upper, url) as server:
+        assert server.addresses == (url,)
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"HELLO\n"
+        assert (await refused(url)).errno == errno.EADDRINUSE
+
+
+async def test_path_with_spaces(directory):
+    async with serving(upper, f"unix://{directory}/a%20b") as server:
+        assert os.listdir(directory) == ["a b"]
+        async with connect(server.addresses[0]):
+            pass
+
+
+# -- ports ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+async def test_second_server_on_a_port_is_refused(protocol):
+    async with serving(upper, f"{protocol}://127.0.0.1:0") as server:
+        assert (await refused(server.addresses[0])).errno == errno.EADDRINUSE
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+async def test_reuse_port_lets_both(protocol):
+    async with serving(upper, f"{protocol}://127.0.0.1:0", reuse_port=True) as server:
+        async with serving(upper, server.addresses[0], reuse_port=True) as second:
+            assert second.addresses == server.addresses
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_free_port_is_the_same_on_both_families(protocol):
+    for _ in range(20):
+        listeners = bound(f"{protocol}://:0")
+        hosts = [listener.address.host for listener in listeners]
+        ports = {listener.address.port for listener in listeners}
+        for listener in listeners:
+            listener.close()
+        assert hosts == ["::", "0.0.0.0"]
+        assert len(ports) == 1
+
+
+async def test_port_can_be_bound_again_right_after():
+    async with serving(upper, "tcp://127.0.0.1:0") as server:
+        address = server.addresses[0]
+        async with connect(address) as (reader, writer):
+            writer.write(b"hello\n")
+            await reader.readline()
+            await server.close(grace=1)  # so that this end has the TIME_WAIT
+            assert await reader.read() == b""
+    async with serving(upper, address):
+        pass
+
+
+async def test_name_binds_all_that_it_stands_for():
+    async with serving(upper, "tcp://localhost:0") as server:
+        assert {address.host for address in server.addresses} <= {"127.0.0.1", "::1"}
+        for address in server.addresses:
+            async with connect(address) as (reader, writer):
+                writer.write(b"hello\n")
+                assert await reader.readline() == b"HELLO\n"
+
+
+async def test_name_that_cannot_be_found(monkeypatch):
+    async def getaddrinfo(*args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(
+        "asyncserver.listeners.asyncio.get_running_loop",
+        lambda: type("Loop", (), {"getaddrinfo": staticmethod(getaddrinfo)}),
+    )
+    with pytest.raises(BindError, match="tcp://nowhere.example:1: Name or service not known"):
+        await resolve(Address("tcp://nowhere.example:1"))
+
+
+async def test_address_of_another_machine():
+    error = await refused("tcp://192.0.2.1:0")
+    assert error.errno == errno.EADDRNOTAVAIL
+
+
+def test_machine_without_ipv6(monkeypatch):
+    class NoIPv6(socket.socket):
+        def __init__(self, family=-1, *args, **kwargs):
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported")
+            super().__init__(family, *args, **kwargs)
+
+    monkeypatch.setattr("asyncserver.listeners.socket.socket", NoIPv6)
+    (listener,) = bound("tcp://:0")
+    assert listener.address.host == "0.0.0.0"
+    listener.close()
+
+
+async def test_all_addresses_or_none(directory):
+    before = descriptors()
+    server = Server(upper, f"unix://{directory}/s", "tcp://127.0.0.1:0", "tcp://192.0.2.1:0")
+    with pytest.raises(BindError):
+        await server.start()
+    assert descriptors() == before
+    assert os.listdir(directory) == []
+
+
+# -- sockets that are bound already --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listening", [False, True])
+async def test_bound_socket_of_every_kind_is_adopted(url, listening):
+    address = Address(url)
+    family = socket.AF_UNIX if address.is_unix else socket.AF_INET6
+    family = socket.AF_INET if address.host == "127.0.0.1" else family
+    sock = socket.socket(family)
+    sock.bind(address.path if address.is_unix else (address.host, 0))
+    if listening:
+        sock.listen(5)
+    async with serving(upper, sock) as server:
+        assert server.addresses[0].scheme == address.scheme
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"HELLO\n"
+    assert sock.fileno() == -1  # it belonged to the server
+    if address.is_unix:
+        assert os.path.exists(address.path)  # but the path does not
+
+
+def test_sockets_that_cannot_be_adopted(tls):
+    with socket.socket(socket.AF_UNIX) as unbound, pytest.raises(BindError, match="must be bound"):
+        adopt(unbound, 1)
+    with socket.socket() as plain:
+        plain.bind(("127.0.0.1", 0))
+        with tls.server.wrap_socket(plain, server_side=True) as wrapped:
+            with pytest.raises(BindError, match="tls="):
+                adopt(wrapped, 1)
+
+
+async def test_adopted_socket_is_closed_with_a_server_that_never_served():
+    sock = socket.create_server(("127.0.0.1", 0))
+    await Server(upper, sock).close()
+    assert sock.fileno() == -1
