@@ -1,284 +1,299 @@
 """The command line: `asyncserver serve` and `asyncserver send`.
 
-A wrong word is one line on stderr and exit status 2, never a traceback.
+It turns words into values, and leaves the work to `run` and to `client`. A mistake is one line on
+stderr and exit status 2, never a traceback.
 """
 
-import importlib
-import importlib.util
+import functools
 import logging
+import math
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal, NoReturn
 
 import click
 
 from asyncserver.address import Address
-from asyncserver.client import exchange
+from asyncserver.client import exchange, how_to_try
 from asyncserver.errors import AddressError, AsyncServerError
 from asyncserver.events import Bound, Event
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.serve import run
-from asyncserver.server import DEFAULT_GRACE, Options
+from asyncserver.server import DEFAULT_GRACE
+from asyncserver.target import load
 
 __all__ = ("main",)
 
-BAD_INPUT = 2  # exit status, as that of getopt(1) and argparse
+BAD_INPUT: Final = 2  # exit status, as that of getopt(1) and argparse
+INTERRUPTED: Final = 130  # 128 plus SIGINT, as a shell says it
+NOBODY_READS: Final = 141  # 128 plus SIGPIPE, which would have ended a program in C
+HIGHEST_COUNT: Final = 2**31 - 1  # what listen(2) and uvloop's buffers can count
+
+logger = logging.getLogger("asyncserver")
 
 
 def main() -> None:
     """Run the command line and exit."""
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="asyncserver", standalone_mode=False)
     except click.exceptions.Abort:
-        sys.exit(130)  # Ctrl-C, as a shell says it
+        sys.exit(INTERRUPTED)
     except click.ClickException as exc:
-        print(f"asyncserver: {exc.format_message()}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        _fail(exc.format_message())
     except AsyncServerError as exc:
-        print(f"asyncserver: {_message(exc)}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        # The text of an OSError would begin with its number.
+        _fail((exc.strerror if isinstance(exc, OSError) else None) or str(exc))
     sys.exit(status or 0)
 
 
-class Count(click.ParamType):  # type: ignore[type-arg] # generic only in newer clicks
-    """A whole number, or "none" for no limit."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return self._number(value, int, param, ctx)
-
-    def _number(
-        self,
-        value: Any,
-        kind: Callable[[Any], float],
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> float | None:
-        if value is None or value == "none":
-            return None
-        try:
-            return kind(value)
-        except ValueError:
-            self.fail(f"{value!r} is no {self.name}, and not 'none'", param, ctx)
+def _fail(message: str) -> NoReturn:
+    """Exit with one line on stderr, whatever a module's own exception put into `message`."""
+    click.echo(f"asyncserver: {' '.join(message.split())}", err=True)
+    sys.exit(BAD_INPUT)
 
 
-class Seconds(Count):
-    """Seconds, or "none" for no deadline."""
-
-    name = "seconds"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return self._number(value, float, param, ctx)
+# -- from words to values ----------------------------------------------------------------------
 
 
-class Permissions(click.ParamType):  # type: ignore[type-arg] # as above
-    """Permissions in octal, as chmod(1) takes them."""
-
-    name = "octal"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            mode = int(value, 8) if isinstance(value, str) else value
-        except ValueError:
-            mode = -1
-        if not 0 <= mode <= 0o7777:  # noqa: PLR2004 - all permission bits
-            self.fail(f"{value!r} are no permissions: write them like 660", param, ctx)
-        return mode
+def _address(text: str) -> Address:
+    try:
+        return Address(text)
+    except AddressError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
-class Url(click.ParamType):  # type: ignore[type-arg] # as above
-    """An address."""
-
-    name = "url"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return Address(value)
-        except AddressError as exc:
-            self.fail(str(exc), param, ctx)
+def _permissions(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o7777:  # noqa: PLR2004 - all permission bits
+        raise click.BadParameter(f"{text!r} are no permissions: write them in octal, like 660")
+    return mode
 
 
-SETTINGS: dict[str, Any] = {"show_default": True}
-LIMITS, TIMEOUTS = Limits(), Timeouts()
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= HIGHEST_COUNT:
+        raise click.BadParameter(f"{text!r}: write a whole number from 1 to {HIGHEST_COUNT}")
+    return value
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="asyncserver")
-def cli() -> None:
+def _count_or_none(text: str) -> int | None:
+    return None if text == "none" else _count(text)
+
+
+def _seconds_or_0(text: str) -> float | None:
+    if text == "none":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise click.BadParameter(f"{text!r}: write seconds, or 'none' for no deadline")
+    return value
+
+
+def _seconds(text: str) -> float | None:
+    value = _seconds_or_0(text)
+    if value == 0:
+        raise click.BadParameter(f"{text!r}: write more than 0, or 'none' for no deadline")
+    return value
+
+
+# -- asyncserver serve -------------------------------------------------------------------------
+
+
+def _option(
+    name: str, metavar: str, text: str, *, default: object = None, **settings: Any
+) -> click.Option:
+    if default is not None:
+        settings["default"] = f"{default:g}" if isinstance(default, float) else str(default)
+        text = f"{text} [{settings['default']}]"
+    names = ["--bind", "-b"] if name == "bind" else [f"--{name.replace('_', '-')}"]
+    return click.Option(names, metavar=metavar, help=text, **settings)
+
+
+def _setting(kind: type[Limits | Timeouts], name: str, metavar: str, text: str) -> click.Option:
+    """Make the option of a field of `Limits` or `Timeouts`, with its default."""
+    field = kind.__dataclass_fields__[name]
+    if "None" not in str(field.type):
+        return _option(name, metavar, text, type=_count, default=field.default)
+    read = _seconds if kind is Timeouts else _count_or_none
+    return _option(name, f"{metavar}|none", text, type=read, default=field.default)
+
+
+SECTIONS: Final = {
+    "Addresses": [
+        _option("bind", "URL", "Where to listen; may be given many times.",
+                type=_address, multiple=True, required=True),
+        _option("mode", "OCTAL", "Permissions of Unix sockets, like 660.", type=_permissions),
+        _option("certificate", "PEM", "Serve TLS, with this certificate chain."),
+        _option("key", "PEM", "Its private key, if that is another file."),
+        click.Option(["--reuse-port"], is_flag=True, help="Let other processes bind the ports."),
+    ],
+    "Limits": [
+        _setting(Limits, "connections", "N", "Connections at once."),
+        _setting(Limits, "per_host", "N", "Connections at once from one host."),
+        _option("overflow", "backlog|close", "Clients beyond wait, or are closed.",
+                type=click.Choice(["backlog", "close"]), default=Limits().overflow),
+        _setting(Limits, "backlog", "N", "Clients that may wait."),
+        _setting(Limits, "line", "BYTES", "Longest line."),
+        _setting(Limits, "read_buffer", "BYTES", "Received ahead of the handler."),
+        _setting(Limits, "write_buffer", "BYTES", "Sent ahead of the peer."),
+        _setting(Limits, "read_all", "BYTES", "Most that read() gathers."),
+        _setting(Limits, "datagrams", "N", "Datagrams handled at once."),
+        _setting(Limits, "datagram_size", "BYTES", "Longest datagram."),
+    ],
+    "Deadlines": [
+        _setting(Timeouts, "handshake", "SECONDS", "For a TLS handshake."),
+        _setting(Timeouts, "idle", "SECONDS", "For a peer that is silent."),
+        _setting(Timeouts, "write", "SECONDS", "For a peer that does not read."),
+        _setting(Timeouts, "lifetime", "SECONDS", "For a whole connection."),
+        _option("grace", "SECONDS|none", "For handlers to finish, at the end.",
+                type=_seconds_or_0, default=DEFAULT_GRACE),
+    ],
+    "Process": [
+        _option("loop", "auto|uvloop|asyncio", "Event loop.",
+                type=click.Choice(["auto", "uvloop", "asyncio"]), default="auto"),
+        _option("log_level", "LEVEL", "debug, info, warning or error.",
+                type=click.Choice(["debug", "info", "warning", "error"]), default="info"),
+    ],
+}  # fmt: skip
+
+
+class Serve(click.Command):
+    """A command that shows its options in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        help_option = self.get_help_option(ctx)
+        sections = SECTIONS | {"Help": [help_option] if help_option else []}
+        for title, options in sections.items():
+            records = [each.get_help_record(ctx) for each in options]
+            with formatter.section(title):
+                # One width, so that the sections line up.
+                formatter.write_dl([(f"{each[0]:<26}", each[1]) for each in records if each])
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+@click.version_option(package_name="asyncserver", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Serve handlers over TCP, UDP and Unix sockets."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(BAD_INPUT)
 
 
-@cli.command(context_settings={"max_content_width": 80})
+@cli.command(cls=Serve, params=[each for options in SECTIONS.values() for each in options])
 @click.argument("target", metavar="MODULE:OBJECT")
-@click.option("--bind", "-b", type=Url(), multiple=True, required=True,
-              help="Address to serve; may be given many times.")  # fmt: skip
-@click.option("--mode", type=Permissions(), help="Permissions of Unix sockets, like 660.")
-@click.option("--reuse-port", is_flag=True, help="Let other processes bind the same ports.")
-@click.option("--connections", type=Count(), default=LIMITS.connections, **SETTINGS,
-              help="Most connections at once.")  # fmt: skip
-@click.option("--per-host", type=Count(), default=LIMITS.per_host, **SETTINGS,
-              help="Most connections of one host.")  # fmt: skip
-@click.option("--overflow", type=click.Choice(["backlog", "close"]), default=LIMITS.overflow,
-              **SETTINGS, help="At the limit: let clients wait, or close.")  # fmt: skip
-@click.option("--backlog", type=int, default=LIMITS.backlog, **SETTINGS,
-              help="Clients that may wait to be accepted.")  # fmt: skip
-@click.option("--line", type=Count(), default=LIMITS.line, **SETTINGS,
-              help="Longest line, in bytes.")  # fmt: skip
-@click.option("--read-buffer", type=int, default=LIMITS.read_buffer, **SETTINGS,
-              help="Bytes received ahead of the handler.")  # fmt: skip
-@click.option("--write-buffer", type=int, default=LIMITS.write_buffer, **SETTINGS,
-              help="Bytes sent ahead of the peer.")  # fmt: skip
-@click.option("--datagrams", type=Count(), default=LIMITS.datagrams, **SETTINGS,
-              help="Most datagrams handled at once.")  # fmt: skip
-@click.option("--datagram-size", type=int, default=LIMITS.datagram_size, **SETTINGS,
-              help="Longest datagram, in bytes.")  # fmt: skip
-@click.option("--handshake", type=Seconds(), default=TIMEOUTS.handshake, **SETTINGS,
-              help="Deadline of a TLS handshake.")  # fmt: skip
-@click.option("--idle", type=Seconds(), default=TIMEOUTS.idle, **SETTINGS,
-              help="Longest wait for a silent peer.")  # fmt: skip
-@click.option("--write", type=Seconds(), default=TIMEOUTS.write, **SETTINGS,
-              help="Longest wait for a peer that does not read.")  # fmt: skip
-@click.option("--lifetime", type=Seconds(), default=TIMEOUTS.lifetime, **SETTINGS,
-              help="Longest life of a connection.")  # fmt: skip
-@click.option("--grace", type=Seconds(), default=DEFAULT_GRACE, **SETTINGS,
-              help="Time for handlers to finish after SIGTERM.")  # fmt: skip
-@click.option("--certificate", metavar="PEM", help="Serve TLS with this certificate chain.")
-@click.option("--key", metavar="PEM", help="Its key, if that is another file.")
-@click.option("--loop", type=click.Choice(["auto", "uvloop", "asyncio"]), default="auto",
-              **SETTINGS, help="Event loop.")  # fmt: skip
-@click.option("--log-level", default="info", **SETTINGS,
-              type=click.Choice(["debug", "info", "warning", "error"]),
-              help="What to write to stderr.")  # fmt: skip
 def serve(
+    *,
     target: str,
     bind: tuple[Address, ...],
+    mode: int | None,
+    certificate: str | None,
+    key: str | None,
+    reuse_port: bool,
     grace: float | None,
     loop: Literal["auto", "uvloop", "asyncio"],
     log_level: str,
     **settings: Any,
 ) -> None:
-    r"""Serve MODULE:OBJECT until Ctrl-C or SIGTERM.
+    """Serve OBJECT of MODULE until Ctrl-C or SIGTERM.
 
-    OBJECT is an async function of a connection or a datagram, a handler class, or a factory of
-    asyncio protocols. MODULE is a module's name, or the path of a Python file.
+    MODULE is the name of a module, or the path of a Python file. OBJECT is an async function of a
+    connection or a datagram, a handler class, or a factory of asyncio protocols.
 
     \b
-    asyncserver serve asyncserver.demo:upper \
-        --bind tcp://127.0.0.1:9999 --bind unix:///tmp/upper.sock
-    asyncserver serve server.py:handle --bind tcp://:9999
+      asyncserver serve asyncserver.demo:upper --bind tcp://127.0.0.1:9999
+      asyncserver serve ./server.py:Handler -b udp://:9999 -b unix:///tmp/x.sock
 
-    A URL is tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH, unix:@NAME or unixgram:///PATH; without
-    HOST it is all addresses of this machine, with PORT 0 any free port.
-
-    Numbers may be 'none' for no limit; times are seconds.
-    """
+    A URL is tcp://HOST:PORT, udp://HOST:PORT, unix:///PATH, unix:@NAME or unixgram:///PATH. No HOST
+    means all addresses of this machine, PORT 0 any free port.
+    """  # noqa: D301 - click wants the backspace itself
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    handler = _load(target)
-    run(handler, *bind, grace=grace, loop=loop, **_options(settings))
+    if key is not None and certificate is None:
+        raise click.UsageError("--key needs --certificate")
+    files = tuple(file for file in (certificate, key) if file is not None)
+    run(
+        load(target),
+        *bind,
+        grace=grace,
+        loop=loop,
+        tls=files or None,
+        mode=mode,
+        reuse_port=reuse_port,
+        timeouts=Timeouts(**{name: settings.pop(name) for name in Timeouts.__dataclass_fields__}),
+        limits=Limits(**settings),
+        observers=[functools.partial(_say_how_to_try, encrypted=bool(files))],
+    )
+
+
+def _say_how_to_try(event: Event, *, encrypted: bool) -> None:
+    if not isinstance(event, Bound):
+        return
+    command = how_to_try(Address(event.address), encrypted=encrypted)
+    if command:
+        logger.info("try it: %s", command)
+
+
+# -- asyncserver send --------------------------------------------------------------------------
 
 
 @cli.command()
-@click.argument("url", type=Url())
+@click.argument("url", type=_address)
 @click.argument("text", required=False)
-@click.option("--timeout", type=Seconds(), default=5.0, show_default=True,
-              help="Seconds to wait for an answer.")  # fmt: skip
+@click.option("--timeout", metavar="SECONDS|none", type=_seconds, default="5",
+              help="Longest wait for an answer. [5]")  # fmt: skip
 def send(url: Address, text: str | None, timeout: float | None) -> int:
-    r"""Send TEXT (or standard input) to URL and print the answer.
+    """Send TEXT to URL, and print the answer.
 
-    TEXT goes out with a newline. A stream is then closed in that direction and read to its end;
-    from a datagram server one datagram is read.
+    Without TEXT it is standard input that is sent; TEXT goes out with a newline. A stream is closed
+    in that direction at the end, and read until the server closes it too; of datagrams, the first
+    that comes back is the answer.
 
     \b
-    asyncserver send tcp://127.0.0.1:9999 "hello"
-    """
-    data = sys.stdin.buffer.read() if text is None else text.encode() + b"\n"
+      asyncserver send tcp://127.0.0.1:9999 "hello"
+      asyncserver send unix:///tmp/x.sock < request.txt
+    """  # noqa: D301 - click wants the backspace itself
     try:
-        for chunk in exchange(url, data, timeout):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        for chunk in exchange(url, _input(text), timeout):
+            if not _print(chunk):
+                return NOBODY_READS
     except TimeoutError:
-        raise click.ClickException(f"{url}: no answer within {timeout:g} s") from None
-    except OSError as exc:
-        raise click.ClickException(f"{url}: {exc.strerror or exc}") from exc
+        limit = "" if timeout is None else f" within {timeout:g} s"
+        raise click.ClickException(f"{url}: no answer{limit}") from None
+    except (OSError, UnicodeError) as exc:  # UnicodeError: a host name that IDNA refuses
+        raise click.ClickException(f"{url}: {getattr(exc, 'strerror', None) or exc}") from exc
     return 0
 
 
-def _options(settings: dict[str, Any]) -> Options:
-    certificate, key = settings.pop("certificate"), settings.pop("key")
-    if key is not None and certificate is None:
-        raise click.UsageError("--key needs --certificate")
-    files = [file for file in (certificate, key) if file is not None]
-    options: Options = {
-        "tls": tuple(files) if files else None,
-        "mode": settings.pop("mode"),
-        "reuse_port": settings.pop("reuse_port"),
-        "observers": [_say_how_to_try],
-    }
-    names = Timeouts.__dataclass_fields__
-    options["timeouts"] = Timeouts(**{key: settings.pop(key) for key in names})
-    options["limits"] = Limits(**settings)
-    return options
+def _input(text: str | None) -> bytes:
+    if text is not None:
+        return os.fsencode(text) + b"\n"  # the bytes as they were typed
+    if sys.stdin is None:
+        raise click.UsageError("standard input is closed: give TEXT")
+    return sys.stdin.buffer.read()
 
 
-def _say_how_to_try(event: Event) -> None:
-    if isinstance(event, Bound):
-        logging.getLogger("asyncserver").info("try it: asyncserver send %s hello", event.address)
-
-
-def _load(target: str) -> Any:
-    """Import the object that `target` names."""
-    place, colon, name = target.rpartition(":")
-    if not colon or not place or not name:
-        raise click.UsageError(f"{target!r} is no target: write MODULE:OBJECT or FILE.py:OBJECT")
-    module = _load_file(place) if place.endswith(".py") else _load_module(place)
-    found: Any = module
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise click.UsageError(f"{place} has no {name!r}") from None
-    return found
-
-
-def _load_module(name: str) -> Any:
-    sys.path.insert(0, os.getcwd())
+def _print(data: bytes) -> bool:
+    """Write to stdout; return False when nobody reads it any more."""
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as exc:
-        raise click.UsageError(f"no module {exc.name!r} (for {name!r})") from exc
-    except Exception as exc:
-        raise _import_failed(name, exc) from exc
-
-
-def _load_file(path: str) -> Any:
-    if not os.path.isfile(path):
-        raise click.UsageError(f"no file {path}")
-    name = os.path.splitext(os.path.basename(path))[0]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as exc:
-        raise _import_failed(path, exc) from exc
-    return module
-
-
-def _import_failed(name: str, exc: Exception) -> click.UsageError:
-    line = ""
-    traceback = exc.__traceback__
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        if "importlib" not in code.co_filename and code.co_filename != __file__:
-            line = f", {code.co_filename}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return click.UsageError(f"importing {name} failed: {type(exc).__name__}: {exc}{line}")
-
-
-def _message(exc: AsyncServerError) -> str:
-    """Return the text without the number that OSError puts before it."""
-    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+        if sys.stdout is not None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+    except OSError as exc:
+        # What is left in the buffer must not be tried again when the interpreter exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(exc, BrokenPipeError):
+            raise click.ClickException(f"standard output: {exc.strerror}") from exc
+        return False
+    return True

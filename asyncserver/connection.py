@@ -27,7 +27,7 @@ from asyncserver.errors import (
 )
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.protocol import StreamProtocol
-from asyncserver.tls import TLSTransport
+from asyncserver.tls import TLSTransport, server_context
 
 __all__ = ("Closing", "Connection", "Credentials")
 
@@ -221,7 +221,7 @@ class Connection(ByteStream):
         if self._transport.is_closing():
             raise self._why_not()
         if not self._sendable:
-            raise ConnectionClosed("send_eof() was called: nothing more can be sent")
+            raise ConnectionClosed("send_eof() was called, or start_tls() is at work")
         protocol = self._protocol
         protocol.sent += len(item)
         self._transport.write(item)
@@ -288,10 +288,18 @@ class Connection(ByteStream):
             raise ConnectionBusy("reading from")
         if self.tls is not None:
             raise ConnectionBusy("encrypting")
-        layer = TLSTransport(context)
+        if not self._sendable:
+            raise ConnectionClosed("send_eof() or start_tls() was called: it is too late for TLS")
+        layer = TLSTransport(server_context(context))
+        self._sendable = False  # what another task sends now must not go out in clear
         try:
             async with asyncio.timeout(self._timeouts.handshake):
-                await layer.upgrade(self._transport, protocol.buffer.take(len(protocol.buffer)))
+                if not protocol.writable:
+                    await protocol.drained()
+                if protocol.lost:
+                    raise self._why_not()
+                received = protocol.buffer.take(len(protocol.buffer))
+                await layer.upgrade(self._transport, received, ended=protocol.ended)
         except BaseException as exc:
             if not isinstance(exc, HandshakeError):  # which has sent its alert, and is closing
                 self.abort()
@@ -300,6 +308,7 @@ class Connection(ByteStream):
                 raise DeadlineExceeded("handshake", self._timeouts.handshake) from None
             raise
         self._transport = protocol.transport = layer
+        self._sendable = not self._closed
         layer.start(protocol)
 
     # -- what is known about it ----------------------------------------------------------------

@@ -11,6 +11,7 @@ from asyncserver.errors import SettingError
 __all__ = ("Limits", "Timeouts")
 
 KIB = 1024
+HIGHEST = 2**31 - 1  # what listen(2) and the loops can count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,3 +106,5 @@ def _check_count(name: str, value: Any, *, optional: bool) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         way_out = ", or None for no limit" if optional else ""
         raise SettingError(f"{name} is {value!r}: write a whole number, at least 1{way_out}")
+    if not optional and value > HIGHEST:
+        raise SettingError(f"{name} is {value!r}: write at most {HIGHEST}")

@@ -19,7 +19,7 @@ __all__ = ("TLSSource", "TLSTransport", "server_context")
 TLSSource = ssl.SSLContext | str | os.PathLike[str] | tuple[str | os.PathLike[str], ...]
 """What `tls=` takes: a context, a PEM file with both, or (certificate chain, key)."""
 
-READ_SIZE: Final = 256 * 1024  # one OpenSSL read returns one record, at most 16 KiB
+READ_SIZE: Final = 16 * 1024  # one record, which is all that one OpenSSL read returns
 HANDSHAKE_RECORD: Final = 0x16  # RFC 8446, section 5.1: the first byte of a ClientHello
 
 
@@ -37,7 +37,9 @@ def server_context(source: TLSSource) -> ssl.SSLContext:
                 "tls= has a client's context: write ssl.create_default_context(Purpose.CLIENT_AUTH)"
             )
         return source
-    files = (source,) if isinstance(source, str | os.PathLike) else tuple(source)
+    files = (source,) if isinstance(source, str | os.PathLike) else source
+    if not isinstance(files, tuple | list):
+        raise SettingError(f"tls= is {source!r}: write an SSLContext, or (certificate, key)")
     if not 1 <= len(files) <= 2:  # noqa: PLR2004 - certificate and key
         raise SettingError(f"tls= has {len(files)} files: write (certificate, key)")
     certificate, key = files[0], files[-1] if len(files) > 1 else None
@@ -48,7 +50,7 @@ def server_context(source: TLSSource) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key, password=_no_prompt)
-    except (ssl.SSLError, ValueError) as exc:
+    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
         names = " and ".join(os.fspath(file) for file in files)
         raise SettingError(f"the TLS files {names} do not work: {_reason(exc)}") from exc
     return context
@@ -69,17 +71,28 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._below: asyncio.Transport
         self._above: asyncio.Protocol | asyncio.BufferedProtocol | None = None
+        self._loop = asyncio.get_running_loop()
         # for the handshake
-        self._shaken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # of now
+        self._shaken: asyncio.Future[None] = self._loop.create_future()
+        # of now: what comes
+        self._held: list[bytes] = []  # decrypted, and not yet delivered
         self._paused = False
         self._ended = False  # the peer sends no more
+        self._told = False  # and the protocol above knows it
+        # of now: what goes
+        self._writing_paused = False
+        self._finished = False  # write_eof() was called
         self._closing = False
+        # of the end
+        self._lost = False
+        self._error: Exception | None = None
 
-    async def upgrade(self, transport: asyncio.Transport, received: bytes) -> None:
+    async def upgrade(
+        self, transport: asyncio.Transport, received: bytes, *, ended: bool = False
+    ) -> None:
         """Take over a transport in clear, `received` being what has come and was not yet read.
 
-        That must be the beginning of a handshake: no clear text of before is ever mixed with what
+        `ended` says that nothing comes behind it. It must be the beginning of a handshake: no clear text of before is ever mixed with what
         comes encrypted, and none is taken for it.
 
         Raises:
@@ -94,6 +107,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         transport.resume_reading()
         if received:
             self.data_received(received)
+        if ended:
+            self.eof_received()  # the transport will not say it again
         await self.handshake()
 
     async def handshake(self) -> None:
@@ -111,8 +126,14 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def start(self, protocol: asyncio.Protocol | asyncio.BufferedProtocol) -> None:
         """Deliver what was decrypted, and what is to come, to `protocol`."""
-        self._above = protocol
-        self._decrypt()
+        if self._above is None:  # else its connection_made() has put another in its place
+            self._above = protocol
+        if self._writing_paused:
+            self._above.pause_writing()
+        if self._lost:  # since the handshake
+            self._loop.call_soon(self._above.connection_lost, self._error)
+        else:
+            self._go_on()
 
     # -- from below ----------------------------------------------------------------------------
 
@@ -120,6 +141,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._below = transport  # type: ignore[assignment] # uvloop's derive from nothing
 
     def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return  # behind close_notify everything is to be ignored (RFC 8446, section 6.1)
         self._incoming.write(data)
         if not self._shaken.done():
             self._shake()
@@ -135,23 +158,29 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._ended = self._closing = True
+        self._ended = self._closing = self._lost = True
+        if self._error is None:
+            self._error = exc
         if not self._shaken.done():
             self._fail_handshake(HandshakeError(f"the connection was lost: {exc}"))
         if self._above is not None:
-            self._above.connection_lost(exc)
+            self._above.connection_lost(self._error)
 
     def pause_writing(self) -> None:
+        self._writing_paused = True
         if self._above is not None:
             self._above.pause_writing()
 
     def resume_writing(self) -> None:
+        self._writing_paused = False
         if self._above is not None:
             self._above.resume_writing()
 
     # -- from above ----------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._finished:
+            raise RuntimeError("Cannot call write() after write_eof()")  # asyncio's words
         if self._closing:
             return
         view = memoryview(data).cast("B")
@@ -171,16 +200,21 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def write_eof(self) -> None:
         """Send close_notify: nothing more comes from here, but we go on reading (RFC 8446, 6.1)."""
-        if not self._closing:
-            self._closing = True
-            self._notify()
-            self._below.write_eof()
+        if self._closing or self._finished or self._below.is_closing():
+            return
+        error = self._read()  # OpenSSL breaks on data that it still has when it says close_notify
+        if error is not None:
+            self._fatal(error)
+            return
+        self._notify()
+        self._finished = True
+        self._below.write_eof()
 
     def close(self) -> None:
         """Send close_notify and what is still to be sent, then close, without waiting for theirs."""
-        if not self._closing:
-            self._closing = True
+        if not self._closing and not self._finished:
             self._notify()
+        self._closing = True
         self._below.close()
 
     def abort(self) -> None:
@@ -199,11 +233,13 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._below.pause_reading()
 
     def resume_reading(self) -> None:
+        if not self._paused:
+            return
         self._paused = False
         if not self._ended:
             self._below.resume_reading()
         # Later, because the caller is about to wait for just these bytes.
-        asyncio.get_running_loop().call_soon(self._decrypt)
+        self._loop.call_soon(self._go_on)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         assert isinstance(protocol, asyncio.Protocol | asyncio.BufferedProtocol)
@@ -257,44 +293,80 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._shaken.set_exception(error)
         self._shaken.exception()  # nobody may be left to ask
 
-    def _decrypt(self) -> None:
-        chunks = []
-        ended = False
+    def _go_on(self) -> None:
+        """Deliver what waits here. An error of the protocol above ends the connection, as below."""
         try:
-            while not self._paused:
-                chunk = self._tls.read(READ_SIZE)
-                if not chunk:
-                    ended = True  # close_notify
-                    break
-                chunks.append(chunk)
+            self._decrypt()
+        except Exception as exc:
+            self._fatal(exc)
+            self._loop.call_exception_handler({
+                "message": "Fatal error: protocol.data_received() call failed.",
+                "exception": exc,
+                "transport": self,
+                "protocol": self._above,
+            })
+
+    def _decrypt(self) -> None:
+        """Deliver what has come, and behind it the end."""
+        if self._paused or self._below.is_closing():
+            return
+        error = self._read()
+        if self._outgoing.pending:  # answers to what came after the handshake: tickets, new keys
+            self._flush()
+        self._deliver()
+        if error is not None:
+            self._fatal(error)
+        elif self._ended and not self._held and not self._paused:
+            self._end()
+
+    def _read(self) -> ssl.SSLError | None:
+        """Decrypt what has come, and hold it; return what is wrong with the rest."""
+        try:
+            while chunk := self._tls.read(READ_SIZE):
+                self._held.append(chunk)
                 if not self._incoming.pending and not self._tls.pending():
-                    break  # spares the exception that says "no more"
+                    return None  # spares the exception that says "no more"
+            self._ended = True  # close_notify
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
-            ended = True  # close_notify, after ours
+            self._ended = True  # close_notify, after ours
         except ssl.SSLError as exc:
-            self._deliver(chunks)
-            self._fatal(exc)
-            return
-        if self._outgoing.pending:  # answers to what came after the handshake: tickets, new keys
-            self._flush()
-        self._deliver(chunks)
-        if ended or (self._ended and not self._paused):
-            self._end()
+            return exc
+        return None
 
-    def _deliver(self, chunks: list[bytes]) -> None:
-        if not chunks:
+    def _deliver(self) -> None:
+        if not self._held:
             return
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        self._held.clear()
         if isinstance(self._above, asyncio.BufferedProtocol):
-            _deliver_into(self._above, data)
+            self._deliver_into(self._above, memoryview(data))
         elif self._above is not None:
             self._above.data_received(data)
 
+    def _deliver_into(self, protocol: asyncio.BufferedProtocol, view: memoryview) -> None:
+        while view and self._above is protocol and not self._paused:
+            if self._below.is_closing():
+                return
+            buffer = memoryview(protocol.get_buffer(len(view))).cast("B")
+            size = min(len(view), len(buffer))
+            if not size:
+                raise RuntimeError("get_buffer() returned an empty buffer")  # asyncio's words
+            buffer[:size] = view[:size]
+            view = view[size:]
+            protocol.buffer_updated(size)
+        if view:
+            self._held.insert(0, bytes(view))
+            if not self._paused:
+                self._deliver()  # to the one that has taken its place
+
     def _end(self) -> None:
-        self._ended = True
-        if self._above is not None and not self._above.eof_received():
+        """Say once that nothing more comes, unless nobody wants to know any more."""
+        if self._told or self._above is None or self._below.is_closing():
+            return
+        self._told = True
+        if not self._above.eof_received():
             self.close()
 
     def _notify(self) -> None:
@@ -304,25 +376,16 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def _flush(self) -> None:
         if self._outgoing.pending:
-            self._below.write(self._outgoing.read())
+            data = self._outgoing.read()
+            if not self._finished and not self._below.is_closing():
+                self._below.write(data)
 
-    def _fatal(self, exc: ssl.SSLError) -> None:
-        """End a connection whose records make no sense."""
+    def _fatal(self, exc: Exception) -> None:
+        """End a connection that cannot go on."""
         self._closing = True
+        self._error = exc
+        self._flush()  # the alert that tells the peer why
         self._below.abort()
-        if self._above is not None:
-            above, self._above = self._above, None
-            above.connection_lost(exc)
-
-
-def _deliver_into(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        buffer = memoryview(protocol.get_buffer(len(view))).cast("B")
-        size = min(len(view), len(buffer))
-        buffer[:size] = view[:size]
-        protocol.buffer_updated(size)
-        view = view[size:]
 
 
 def _no_prompt() -> str:

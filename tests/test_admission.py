@@ -1,12 +1,14 @@
 """Who is let in: limits in all and per host, the backlog, and running out of descriptors."""
 
 import asyncio
+import contextlib
 import errno
 import resource
 import socket
 import struct
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -37,10 +39,8 @@ def pending(address, count, source=None):
             sock.setblocking(False)
             if source:
                 sock.bind((source, 0))
-            try:
+            with contextlib.suppress(BlockingIOError):
                 sock.connect((address.host, address.port))
-            except BlockingIOError:
-                pass
         clients.append(sock)
     return clients
 
@@ -101,9 +101,7 @@ async def test_overflow_close(recorder):
 
 
 async def test_limit_per_host(recorder):
-    async with serving(
-        until_eof, TCP, limits=Limits(per_host=1), observers=[recorder]
-    ) as server:
+    async with serving(until_eof, TCP, limits=Limits(per_host=1), observers=[recorder]) as server:
         address = server.addresses[0]
         one, again = pending(address, 2, source="127.0.0.2")
         (other,) = pending(address, 1, source="127.0.0.3")
@@ -142,9 +140,7 @@ async def test_slot_is_free_however_the_handler_ends(end, recorder):
             case "cancel":
                 raise asyncio.CancelledError
 
-    async with serving(
-        handler, TCP, limits=Limits(connections=1), observers=[recorder]
-    ) as server:
+    async with serving(handler, TCP, limits=Limits(connections=1), observers=[recorder]) as server:
         for number in range(3):
             (sock,) = pending(server.addresses[0], 1)
             await recorder.wait_for(Closed, number + 1)
@@ -212,11 +208,13 @@ def peer():
 
 
 async def test_errors_of_the_waiting_connection_are_skipped(recorder):
-    listener = Listener(OSError(errno.ECONNABORTED, "gone"), OSError(errno.EPROTO, "odd"), peer())
+    listener: Any = Listener(
+        OSError(errno.ECONNABORTED, "gone"), OSError(errno.EPROTO, "odd"), peer()
+    )
     taken = asyncio.Event()
     acceptor = Acceptor(
         listener, Gate(Limits()), "backlog", lambda *_: taken.set(), Observers([recorder])
-    )  # type: ignore[arg-type]
+    )
     acceptor.resume()
     await taken.wait()
     acceptor.close()
@@ -224,15 +222,15 @@ async def test_errors_of_the_waiting_connection_are_skipped(recorder):
     assert recorder.events == []
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EIO])
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EIO]
+)
 @pytest.mark.asyncio(loop_factories=["virtual"])
 async def test_exhaustion_backs_off_and_is_told_once_an_episode(number, recorder):
-    listener = Listener(
+    listener: Any = Listener(
         *[OSError(number, "no more")] * 5, peer(), BlockingIOError(), OSError(number, "again")
     )
-    acceptor = Acceptor(
-        listener, Gate(Limits()), "backlog", lambda *_: None, Observers([recorder])
-    )  # type: ignore[arg-type]
+    acceptor = Acceptor(listener, Gate(Limits()), "backlog", lambda *_: None, Observers([recorder]))
     start = asyncio.get_running_loop().time()
     acceptor.resume()
     await recorder.wait_for(Exhausted, 6)
@@ -244,17 +242,17 @@ async def test_exhaustion_backs_off_and_is_told_once_an_episode(number, recorder
 
 
 async def test_one_readiness_accepts_a_bounded_batch():
-    listener = Listener(*[peer() for _ in range(2 * BATCH)])
+    listener: Any = Listener(*[peer() for _ in range(2 * BATCH)])
     loop = asyncio.get_running_loop()
     others = []
-    taken = []
+    taken: list[Accepted] = []
 
     def take(sock, _):
         if not taken:
             loop.call_soon(lambda: others.append(len(taken)))
         taken.append(sock)
 
-    acceptor = Acceptor(listener, Gate(Limits()), "backlog", take, Observers([]))  # type: ignore[arg-type]
+    acceptor = Acceptor(listener, Gate(Limits()), "backlog", take, Observers([]))
     acceptor.resume()
     while len(taken) < 2 * BATCH:
         await asyncio.sleep(0)
@@ -264,15 +262,15 @@ async def test_one_readiness_accepts_a_bounded_batch():
 
 
 async def test_closing_in_the_middle_of_a_batch_stops_it():
-    listener = Listener(peer(), peer(), peer())
-    taken = []
+    listener: Any = Listener(peer(), peer(), peer())
+    taken: list[Accepted] = []
     acceptor: Acceptor
 
     def take(sock, _):
         taken.append(sock)
         acceptor.close()
 
-    acceptor = Acceptor(listener, Gate(Limits()), "backlog", take, Observers([]))  # type: ignore[arg-type]
+    acceptor = Acceptor(listener, Gate(Limits()), "backlog", take, Observers([]))
     acceptor.resume()
     await turns()
     acceptor.resume()  # closed for good

@@ -116,7 +116,8 @@ async def test_end_in_the_middle_is_an_error_that_carries_what_came(url, method)
 async def test_overlong_line_is_dropped_and_the_next_is_read(piece):
     async with pair("tcp://127.0.0.1:0", limits=Limits(line=16)) as (connection, _, writer):
         data = b"short\n" + b"x" * 40 + b"\nnext\n"
-        errors, lines = [], []
+        errors: list[LineTooLongError] = []
+        lines: list[bytes] = []
 
         async def read():
             while len(lines) < 2:
@@ -250,8 +251,8 @@ async def test_half_close_in_both_directions(url):
 
 async def test_send_waits_for_a_peer_that_does_not_read(url):
     limits = Limits(write_buffer=32_768)
-    async with pair(url, limits=limits) as (connection, reader, _writer):
-        reader._transport.pause_reading()
+    async with pair(url, limits=limits) as (connection, reader, writer):
+        writer.transport.pause_reading()
         sent = 0
         highest = 0
 
@@ -270,7 +271,7 @@ async def test_send_waits_for_a_peer_that_does_not_read(url):
                 await asyncio.sleep(0)
         assert not sending.done()
         assert connection._transport.get_write_buffer_size() <= 2 * limits.write_buffer
-        reader._transport.resume_reading()
+        writer.transport.resume_reading()
         await reader.readexactly(400 * 32_768)
         await sending
         assert highest <= 2 * limits.write_buffer

@@ -8,7 +8,14 @@ import socket
 import pytest
 
 import asyncserver
-from asyncserver import Address, ConnectionBroken, DeadlineExceeded, Limits, NoReplyAddressError, Timeouts
+from asyncserver import (
+    Address,
+    ConnectionBroken,
+    DeadlineExceeded,
+    Limits,
+    NoReplyAddressError,
+    Timeouts,
+)
 from asyncserver.events import Disconnected, Failed
 from tests.conftest import descriptors, serving
 
@@ -45,7 +52,7 @@ async def receive(sock: socket.socket, size=70_000) -> bytes:
     """Receive one datagram; add_reader, since uvloop has no sock_recvfrom."""
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
-    loop.add_reader(sock, lambda: ready.done() or ready.set_result(None))
+    loop.add_reader(sock, lambda: ready.set_result(None) if not ready.done() else None)
     try:
         await ready
     finally:

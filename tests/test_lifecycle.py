@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from typing import Any
 
 import anyio
 import pytest
@@ -15,7 +16,7 @@ from tests.conftest import connect, descriptors, serving, upper
 BIG = 2_000_000  # bytes: more than all the buffers between two ends of a socket
 
 
-async def tasks_but_this_one() -> set[asyncio.Task]:
+async def tasks_but_this_one() -> set[asyncio.Task[object]]:
     await asyncio.sleep(0)
     return asyncio.all_tasks() - {asyncio.current_task()}
 
@@ -304,7 +305,8 @@ async def test_cancelled_task_of_serve(url):
         def started(self, server):
             listening.set_result(server)
 
-    task = asyncio.create_task(asyncserver.serve(upper, url, task_status=Status()))
+    status: Any = Status()
+    task = asyncio.create_task(asyncserver.serve(upper, url, task_status=status))
     server = await listening
     async with connect(server.addresses[0]) as (reader, writer):
         writer.write(b"hello\n")

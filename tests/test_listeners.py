@@ -227,7 +227,7 @@ async def test_name_that_cannot_be_found(monkeypatch):
         "asyncserver.listeners.asyncio.get_running_loop",
         lambda: type("Loop", (), {"getaddrinfo": staticmethod(getaddrinfo)}),
     )
-    with pytest.raises(BindError, match="tcp://nowhere.example:1: Name or service not known"):
+    with pytest.raises(BindError, match=r"tcp://nowhere.example:1: Name or service not known"):
         await resolve(Address("tcp://nowhere.example:1"))
 
 

@@ -27,7 +27,8 @@ async def slow(connection):
     line = await connection.readline()
     await connection.send(b"begun\\n")
     await connection.closing.wait()
-    await asyncio.sleep(0.05)
+    for _ in range(10):
+        await asyncio.sleep(0)
     await connection.send(line.upper())
 
 async def stubborn(connection):
@@ -36,13 +37,13 @@ async def stubborn(connection):
     await connection.send(b"told\\n")
     while True:
         try:
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             pass
 
 async def patient(connection):
     await connection.send(b"begun\\n")
-    await asyncio.sleep(3600)
+    await asyncio.Event().wait()
 
 async def leaves(connection):
     sys.exit(3)
@@ -61,7 +62,9 @@ print("returned")
 
 
 @contextmanager
-def running(handler: str, loop: str, grace: float = 30) -> Iterator[tuple[subprocess.Popen, int]]:
+def running(
+    handler: str, loop: str, grace: float = 30
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process that serves, and its port."""
     program = PROGRAM.replace("{handler}", handler).replace("{loop}", loop)
     process = subprocess.Popen(
@@ -85,7 +88,7 @@ def connected(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), 20)
 
 
-def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Its exit status, and what it wrote since."""
     out, err = process.communicate(timeout=20)
     return process.returncode, out, err

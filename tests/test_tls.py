@@ -387,10 +387,9 @@ async def test_starttls_while_reading_or_twice_is_a_mistake(tls: TLS):
             mistakes.put_nowait(exc)
         assert await reading == b"go on\n"
 
-    async with serving(handler, TCP) as server:
-        async with connect(server.addresses[0]) as (_, writer):
-            assert isinstance(await mistakes.get(), ConnectionBusy)
-            writer.write(b"go on\n")
+    async with serving(handler, TCP) as server, connect(server.addresses[0]) as (_, writer):
+        assert isinstance(await mistakes.get(), ConnectionBusy)
+        writer.write(b"go on\n")
 
     async def twice(connection):
         with pytest.raises(ConnectionBusy):
@@ -461,9 +460,7 @@ async def test_curl(tls: TLS):
 
     async with serving(http, TCP, tls=tls.server) as server:
         port = server.addresses[0].port
-        curl = await program(
-            "curl", "-sS", "--cacert", tls.authority, f"https://127.0.0.1:{port}/"
-        )
+        curl = await program("curl", "-sS", "--cacert", tls.authority, f"https://127.0.0.1:{port}/")
         assert await curl.communicate() == (b"hi\n", b"")
         assert curl.returncode == 0
 

@@ -1,0 +1,93 @@
+"""From `MODULE:OBJECT`, as people write it on the command line, to the object.
+
+Looks in the current directory first, as `python -m` does, and takes a file's path as well. Whatever
+goes wrong, in the user's module too, is a `HandlerError` of one line that says what and where.
+"""
+
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+import traceback
+from importlib.machinery import SourceFileLoader
+from types import ModuleType
+from typing import Any
+
+from asyncserver.errors import HandlerError
+
+__all__ = ("load",)
+
+logger = logging.getLogger("asyncserver")
+
+
+def load(target: str) -> Any:
+    """Import the object that `target` names: `MODULE:OBJECT` or `FILE.py:OBJECT`.
+
+    Raises:
+        HandlerError: there is no such module or object, or importing it failed; the traceback of
+            that is a DEBUG record.
+
+    """
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise HandlerError(f"{target!r} is no target: write MODULE:OBJECT or FILE.py:OBJECT")
+    is_file = place.endswith(".py") or os.sep in place
+    if is_file and not os.path.isfile(place):
+        raise HandlerError(f"no file {place}")
+    try:
+        module = _import_file(place) if is_file else _import_module(place)
+    except (Exception, SystemExit) as exc:
+        logger.debug("importing %s failed", place, exc_info=exc)
+        raise HandlerError(_what_failed(place, exc)) from exc
+    return _find(module, place, name)
+
+
+def _import_module(name: str) -> ModuleType:
+    sys.path.insert(0, os.getcwd())
+    return importlib.import_module(name)
+
+
+def _import_file(path: str) -> ModuleType:
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    name = os.path.splitext(os.path.basename(path))[0]
+    if name in sys.modules:
+        name = path  # a user's queue.py must not become everybody's
+    loader = SourceFileLoader(name, path)  # whatever the file's suffix
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def _find(module: ModuleType, place: str, name: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            # The path tells when it is another module of that name.
+            path = getattr(module, "__file__", None) or "no file"
+            raise HandlerError(f"{place} ({path}) has no {name!r}") from None
+    return found
+
+
+def _what_failed(place: str, exc: BaseException) -> str:
+    if isinstance(exc, ModuleNotFoundError) and f"{place}.".startswith(f"{exc.name}."):
+        # The target itself, and not something that it imports.
+        return f"{exc.msg} (looked in {os.getcwd()} and where Python looks)"
+    if isinstance(exc, SyntaxError):
+        return f"importing {place} failed: SyntaxError: {exc.msg} ({exc.filename}:{exc.lineno})"
+    return f"importing {place} failed: {type(exc).__name__}: {exc}{_where(exc)}"
+
+
+def _where(exc: BaseException) -> str:
+    """Return the line of the target that began it, and the line that raised."""
+    places = [
+        f"{frame.filename}:{frame.lineno}"
+        for frame in traceback.extract_tb(exc.__traceback__)
+        if frame.filename not in (__file__, importlib.__file__)
+        and not frame.filename.startswith("<frozen importlib")
+    ]
+    return f" ({' -> '.join(dict.fromkeys((places[0], places[-1])))})" if places else ""

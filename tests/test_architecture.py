@@ -1,0 +1,131 @@
+"""Which room may use which: the imports are read, and any other edge fails."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "asyncserver"
+
+# From the ground up. A room may use the rooms below its floor.
+FLOORS = [
+    {"errors", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
+    {"listeners", "acceptor", "protocol", "tls"},
+    {"connection", "datagram", "handlers", "drain"},
+    {"session", "crew", "doors", "server"},
+    {"serve"},
+    {"cli", "client", "target", "demo", "testing", "__main__"},
+]  # fmt: skip
+# And of its own floor only these.
+LEVEL = {
+    "states": {"errors"},
+    "limits": {"errors"},
+    "gate": {"limits"},
+    "address": {"errors"},
+    "buffer": {"errors"},
+    "deadlines": {"limits"},
+    "logs": {"events"},
+    "stats": {"events"},
+    "handlers": {"connection", "datagram"},
+    "crew": {"session"},
+    "doors": {"crew", "session"},
+    "server": {"crew", "doors", "session"},
+    "cli": {"client", "target"},
+    "__main__": {"cli"},
+}
+IMPURE = {"asyncio", "socket", "ssl", "time", "selectors", "threading"}
+LONGEST = 300  # lines, of which many are docstrings
+LONGER = {
+    "connection": "all the words of anyio, asyncio and socketserver, each with its errors",
+    "tls": "both faces of a layer: a transport's and a protocol's methods",
+}
+
+
+def rooms() -> dict[str, ast.Module]:
+    return {
+        path.stem: ast.parse(path.read_text())
+        for path in PACKAGE.glob("*.py")
+        if path.stem != "__init__"
+    }
+
+
+ROOMS = rooms()
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Names of all modules that are imported, wherever, but for the eyes of a type checker."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, "no relative imports"
+            found.add(node.module)
+            if node.module == "asyncserver":
+                found |= {f"asyncserver.{alias.name}" for alias in node.names}
+                found.discard("asyncserver")
+        else:
+            found |= imports(node)
+    return found
+
+
+def floor(room: str) -> int:
+    return next(number for number, names in enumerate(FLOORS) if room in names)
+
+
+def test_every_room_has_its_floor():
+    assert set().union(*FLOORS) == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_imports_point_down(room):
+    for name in imports(ROOMS[room]):
+        if name.startswith("asyncserver."):
+            used = name.removeprefix("asyncserver.")
+            allowed = floor(used) < floor(room) or used in LEVEL.get(room, ())
+            assert allowed, (
+                f"{room} (floor {floor(room)}) must not use {used} (floor {floor(used)})"
+            )
+        assert name != "asyncserver", f"{room} imports the package from inside itself"
+        assert not name.startswith("compat")
+
+
+@pytest.mark.parametrize("room", sorted(LEVEL))
+def test_no_edge_is_allowed_that_nobody_uses(room):
+    used = {name.removeprefix("asyncserver.") for name in imports(ROOMS[room])}
+    assert LEVEL[room] <= used
+
+
+@pytest.mark.parametrize("room", sorted(FLOORS[0]))
+def test_ground_floor_is_pure(room):
+    assert not {name.partition(".")[0] for name in imports(ROOMS[room])} & IMPURE
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_uvloop_is_imported_only_when_a_loop_is_made(room):
+    top = {
+        alias.name
+        for node in ROOMS[room].body
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    assert "uvloop" not in top
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_room_can_be_read_in_one_sitting(room):
+    lines = len((PACKAGE / f"{room}.py").read_text().splitlines())
+    assert (lines > LONGEST) == (room in LONGER), lines
+    assert ast.get_docstring(ROOMS[room])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda path: path.stem)
+def test_no_test_waits_by_sleeping(path):
+    """But on the virtual clock, where sleeping is how time passes."""
+    if "loop_factories" in path.read_text():
+        return
+    assert not re.findall(r"\bsleep\((?!0\))", path.read_text())

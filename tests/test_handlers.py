@@ -1,0 +1,346 @@
+"""Every kind of handler is served, and every mistake is told how to become one."""
+
+import asyncio
+import functools
+import socket
+import socketserver
+
+import pytest
+
+import asyncserver
+from asyncserver import HandlerError, IncompleteReadError, Server
+from asyncserver.events import Closed, Disconnected, Failed
+from tests.conftest import connect, serving
+from tests.test_datagram import client, receive
+
+TCP = "tcp://127.0.0.1:0"
+
+
+async def function(connection):
+    await connection.send((await connection.readline()).upper())
+
+
+async def with_prefix(prefix, connection):
+    await connection.send((await connection.readline()).upper())
+
+
+class Object:
+    async def method(self, connection):
+        await function(connection)
+
+    async def __call__(self, connection):
+        await function(connection)
+
+
+class Upper(asyncserver.StreamRequestHandler):
+    async def handle(self):
+        line = await self.rfile.readline()
+        await self.wfile.write(line.upper())
+
+
+class Plain(asyncserver.BaseRequestHandler):
+    async def handle(self):
+        await function(self.request)
+
+
+class UpperProtocol(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.transport.write(data.upper())
+        self.transport.close()
+
+
+class Slotted(asyncio.BufferedProtocol):
+    __slots__ = ("buffer", "transport")
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.buffer = bytearray(100)
+
+    def get_buffer(self, sizehint):
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.transport.write(self.buffer[:nbytes].upper())
+        self.transport.close()
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [function, functools.partial(with_prefix, "x"), Object().method, Object(), Upper, Plain,
+     UpperProtocol, Slotted, lambda: UpperProtocol(*()), functools.partial(Slotted)],
+    ids=["function", "partial", "method", "object", "class", "plain-class", "protocol",
+         "buffered", "lambda", "partial-protocol"],
+)  # fmt: skip
+async def test_every_kind_of_handler(handler, url, recorder):
+    async with serving(handler, url, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(b"hello\n")
+            assert await reader.read() == b"HELLO\n"
+        await recorder.wait_for(Closed)
+        assert server.stats.active == 0
+        assert server.stats.handler_errors == 0
+
+
+async def test_class_has_the_attributes_of_socketserver_and_its_order(url):
+    calls: list[object] = []
+
+    class Handler(asyncserver.StreamRequestHandler):
+        async def setup(self):
+            await super().setup()
+            calls.append(("setup", self.server, self.client_address == self.request.peer))
+
+        async def handle(self):
+            calls.append([line async for line in self.rfile])
+            await self.wfile.writelines([b"a", b"b"])
+            await self.wfile.flush()
+
+        async def finish(self):
+            await super().finish()
+            calls.append("finish")
+
+    async with serving(Handler, url) as server:
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(b"one\ntwo\n")
+            writer.write_eof()
+            assert await reader.read() == b"ab"
+    assert calls == [("setup", server, True), [b"one\n", b"two\n"], "finish"]
+
+
+@pytest.mark.parametrize("stage", ["setup", "handle", "cancelled"])
+async def test_finish_runs_whenever_setup_did(stage, recorder):
+    calls = []
+
+    class Handler(asyncserver.BaseRequestHandler):
+        async def setup(self):
+            if stage == "setup":
+                raise ZeroDivisionError
+            calls.append("setup")
+
+        async def handle(self):
+            if stage == "handle":
+                raise ZeroDivisionError
+            await asyncio.Event().wait()
+
+        async def finish(self):
+            calls.append("finish")
+
+    async with serving(Handler, TCP, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, _):
+            if stage == "cancelled":
+                while not calls:
+                    await asyncio.sleep(0)
+                await server.close(grace=0)
+            assert await reader.read() == b""
+            await recorder.wait_for(Closed)
+    assert calls == ([] if stage == "setup" else ["setup", "finish"])
+    assert len(recorder.of(Failed)) == (stage != "cancelled")
+
+
+@pytest.mark.parametrize("dgram", ["udp://127.0.0.1:0", "unixgram"])
+async def test_datagram_class(dgram, directory):
+    class Handler(asyncserver.DatagramRequestHandler):
+        async def handle(self):
+            assert self.client_address == self.request.peer
+            first = await self.rfile.readline()
+            rest = [line async for line in self.rfile]
+            if self.packet != b"silence":
+                await self.wfile.write(first.upper())
+                await self.wfile.write(b"".join(rest))
+                await self.wfile.flush()
+
+    url = f"unixgram://{directory}/server.sock" if dgram == "unixgram" else dgram
+    async with serving(Handler, url) as server:
+        with client(server.addresses[0], directory) as sock:
+            sock.send(b"silence")  # and no reply to it
+            sock.send(b"hello\nworld\n")
+            assert await receive(sock) == b"HELLO\nworld\n"
+        assert server.stats.datagrams_out == 1
+
+
+async def test_peer_that_leaves_in_the_middle_is_no_handler_error(recorder):
+    async with serving(Upper, TCP, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(b"half a line")
+            writer.write_eof()
+            assert await reader.read() == b""
+        gone = await recorder.wait_for(Disconnected)
+        assert isinstance(gone.error, IncompleteReadError)
+        assert server.stats.handler_errors == 0
+
+
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError, asyncserver.EndOfStream])
+async def test_trouble_with_another_stream_is_a_handler_error(error, recorder):
+    async def proxy(connection):
+        raise error("of the backend")
+
+    async with serving(proxy, TCP, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, _):
+            assert await reader.read() == b""
+        assert isinstance((await recorder.wait_for(Failed)).error, error)
+
+
+async def test_groups_of_errors_are_looked_into(recorder):
+    async def handler(connection):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(connection.readexactly(100))
+
+    async with serving(handler, TCP, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (_, writer):
+            writer.write_eof()
+            assert isinstance((await recorder.wait_for(Disconnected)).error, ExceptionGroup)
+    assert recorder.of(Failed) == []
+
+
+# -- protocols -----------------------------------------------------------------------------------
+
+
+class Silent(asyncio.Protocol):
+    pass
+
+
+async def test_connection_lost_is_called_once_and_the_slot_is_free(url, recorder):
+    lost = []
+
+    class Protocol(asyncio.Protocol):
+        def connection_lost(self, exc):
+            lost.append(exc)
+            raise ZeroDivisionError  # the slot is free all the same
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+    async with serving(Protocol, url, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (_, writer):
+            writer.write_eof()
+        await recorder.wait_for(Closed)
+        assert lost == [None]
+        assert server.stats.active == 0
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_exchanged_protocol_gives_its_slot_back(recorder):
+    """As when a protocol hands its transport to another, say for a WebSocket."""
+
+    class First(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            second = UpperProtocol()
+            second.connection_made(self.transport)
+            self.transport.set_protocol(second)
+
+    async with serving(First, TCP, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(b"upgrade")
+            await asyncio.sleep(0.1)
+            writer.write(b"hello")
+            assert await reader.read() == b"HELLO"
+        await recorder.wait_for(Closed)
+        assert server.stats.active == 0
+
+
+async def test_protocol_is_told_of_the_drain(url):
+    class Polite(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+            transport.write(b"hello ")
+
+        def closing(self):
+            self.transport.write(b"bye")
+            self.transport.close()
+
+    async with serving(Polite, url) as server, connect(server.addresses[0]) as (reader, _):
+        assert await reader.readexactly(6) == b"hello "
+        await server.close(grace=10)
+        assert await reader.read() == b"bye"
+
+
+async def test_factory_that_returns_no_protocol(recorder):
+    async with serving(lambda: None, TCP, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, _):
+            assert await reader.read() == b""
+        failed = await recorder.wait_for(Failed)
+        assert "must return an asyncio.Protocol" in str(failed.error)
+        await recorder.wait_for(Closed)
+        assert server.stats.active == 0
+
+
+# -- mistakes ------------------------------------------------------------------------------------
+
+
+def blocking(connection):
+    pass
+
+
+class Blocking(socketserver.StreamRequestHandler):
+    pass
+
+
+class Forgotten(asyncserver.BaseRequestHandler):
+    def handle(self):
+        pass
+
+
+async def generator(connection):
+    yield b"hello"
+
+
+async def streams(reader, writer):
+    pass
+
+
+async def nothing():
+    pass
+
+
+@pytest.mark.parametrize(
+    ("handler", "advice"),
+    [
+        (blocking, r"`async def blocking\(connection\)`.*compat.threaded\(blocking\)"),
+        (Blocking, r"asyncserver.StreamRequestHandler.*compat.threaded\(Blocking\)"),
+        (Forgotten, r"Forgotten.handle\(\) is not async: write `async def handle\(self\)`"),
+        (generator, "does not yield"),
+        (streams, r"`async def streams\(connection\)`"),
+        (nothing, r"`async def nothing\(connection\)`"),
+        (42, "give an async function"),
+        (dict, "give an async function"),
+    ],
+)
+def test_mistake_is_a_type_error_that_says_what_to_do(handler, advice):
+    with pytest.raises(TypeError, match=advice) as caught:
+        Server(handler, TCP)
+    assert isinstance(caught.value, HandlerError)
+
+
+def test_coroutine_instead_of_its_function():
+    with pytest.raises(TypeError, match="`function` and not a call of it"):
+        Server(function(None), TCP)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("handler", "url"),
+    [
+        (asyncserver.DatagramRequestHandler, TCP),
+        (asyncio.DatagramProtocol, TCP),
+        (asyncserver.StreamRequestHandler, "udp://127.0.0.1:0"),
+        (asyncio.Protocol, "udp://127.0.0.1:0"),
+    ],
+)
+async def test_handler_for_the_other_kind_of_address(handler, url, directory):
+    with pytest.raises(HandlerError, match=r"handles (datagrams|connections)"):
+        Server(handler, url)
+    kind = socket.SOCK_STREAM if url == TCP else socket.SOCK_DGRAM
+    sock = socket.socket(socket.AF_INET, kind)
+    sock.bind(("127.0.0.1", 0))
+    with pytest.raises(HandlerError, match=r"handles (datagrams|connections)"):
+        await Server(handler, sock).start()
+
+
+def test_no_address_and_unknown_setting():
+    with pytest.raises(asyncserver.SettingError, match="at least one"):
+        Server(function)
+    with pytest.raises(TypeError, match="limit"):
+        Server(function, TCP, limit=3)  # type: ignore[call-arg]

@@ -1,0 +1,132 @@
+"""Settings, the gate that counts by them, the deadlines, and the table of states."""
+
+import dataclasses
+
+import pytest
+
+from asyncserver import Limits, ServerState, ServerStateError, SettingError, Timeouts
+from asyncserver.deadlines import overdue
+from asyncserver.gate import Gate
+from asyncserver.states import MOVES, advance
+
+
+@pytest.mark.parametrize("settings", [Limits(), Timeouts()])
+def test_every_default_is_finite_and_frozen(settings):
+    for field in dataclasses.fields(settings):
+        assert getattr(settings, field.name) is not None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(settings, dataclasses.fields(settings)[0].name, 1)
+
+
+COUNTS = [field.name for field in dataclasses.fields(Limits) if field.name != "overflow"]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("value", [0, -1, 1.5, "10", True])
+def test_bad_count(name, value):
+    with pytest.raises(SettingError, match=rf"Limits.{name} is .*whole number, at least 1"):
+        Limits(**{name: value})
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_none_lifts_a_limit_or_is_refused(name):
+    if name in ("backlog", "read_buffer", "write_buffer", "datagram_size"):
+        with pytest.raises(SettingError):
+            Limits(**{name: None})  # type: ignore[arg-type]
+    else:
+        assert getattr(Limits(**{name: None}), name) is None  # type: ignore[arg-type]
+
+
+def test_bad_overflow():
+    with pytest.raises(SettingError, match="write 'backlog' or 'close'"):
+        Limits(overflow="queue")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Timeouts)])
+@pytest.mark.parametrize("value", [0, -1, "10", True, float("nan")])
+def test_bad_seconds(name, value):
+    with pytest.raises(SettingError, match=rf"Timeouts.{name} is .*or None for no deadline"):
+        Timeouts(**{name: value})
+    assert getattr(Timeouts(**{name: None}), name) is None
+
+
+def test_gate_counts_in_and_out():
+    gate = Gate(Limits(connections=3, per_host=2))
+    assert [gate.enter("a"), gate.enter("a"), gate.enter("a")] == [None, None, "per_host"]
+    assert gate.enter("") is None
+    assert gate.enter("b") == "connections"
+    gate.leave("a")
+    gate.leave("")
+    assert [gate.enter("a"), gate.enter("a")] == [None, "per_host"]
+    gate.leave("a")
+    gate.leave("a")
+    assert gate.inside == 0
+    assert gate._hosts == {}  # a host that has left is forgotten
+
+
+def test_gate_without_limits():
+    gate = Gate(Limits(connections=None, per_host=None))
+    assert {gate.enter("a") for _ in range(1000)} == {None}
+    assert not gate.full
+
+
+@dataclasses.dataclass
+class Watched:
+    seen: int = 0
+    since: float = 0.0
+    opened: float = 0.0
+    reading: bool = False
+    moved: int = 0
+    unsent: int = 0
+
+
+TIMEOUTS = Timeouts(idle=10, write=5, lifetime=100)
+
+
+@pytest.mark.parametrize(
+    ("state", "deadline", "seconds"),
+    [
+        ({"reading": True}, "idle", 10),
+        ({"unsent": 7}, "write", 5),
+        ({"unsent": 7, "reading": True}, "write", 5),
+        ({}, "lifetime", 100),
+    ],
+)
+def test_deadline_runs_out(state, deadline, seconds):
+    watched = Watched(**state)
+    found = [overdue(watched, TIMEOUTS, float(now)) for now in range(seconds + 2)]
+    assert found[:seconds] == seconds * [None]
+    assert found[-1] == deadline
+
+
+def test_bytes_start_the_idle_deadline_again():
+    watched = Watched(reading=True)
+    for now in range(50):
+        watched.moved += now % 8 == 0
+        assert overdue(watched, TIMEOUTS, float(now)) is None
+
+
+def test_only_what_the_peer_takes_starts_the_write_deadline_again():
+    watched = Watched(unsent=100)
+    for now in range(4):
+        watched.moved += 1000  # it talks and talks
+        assert overdue(watched, TIMEOUTS, float(now)) is None
+    watched.unsent = 99
+    assert overdue(watched, TIMEOUTS, 4.0) is None
+    assert overdue(watched, TIMEOUTS, 8.5) is None
+    assert overdue(watched, TIMEOUTS, 9.0) == "write"
+
+
+def test_none_lifts_every_deadline():
+    endless = Timeouts(handshake=None, idle=None, write=None, lifetime=None)
+    for watched in (Watched(reading=True), Watched(unsent=1), Watched()):
+        assert {overdue(watched, endless, now) for now in (0.0, 1e9, 2e9)} == {None}
+    assert endless.tick == 1.0
+
+
+def test_states_move_one_way():
+    assert advance(ServerState.NEW, ServerState.SERVING) is ServerState.SERVING
+    assert MOVES.keys() == set(ServerState)
+    assert MOVES[ServerState.CLOSED] == frozenset()
+    with pytest.raises(ServerStateError, match="closed cannot become serving"):
+        advance(ServerState.CLOSED, ServerState.SERVING)
