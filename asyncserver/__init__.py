@@ -73,3 +73,9 @@ __all__ = (
     "run",
     "serve",
 )
+
+for _name in __all__:
+    # Tracebacks and help() show where to import a name from, not the room that it lives in.
+    if getattr(globals()[_name], "__module__", "").startswith("asyncserver."):
+        globals()[_name].__module__ = __name__
+del _name

@@ -296,8 +296,6 @@ class Connection(ByteStream):
             async with asyncio.timeout(self._timeouts.handshake):
                 if not protocol.writable:
                     await protocol.drained()
-                if protocol.lost:
-                    raise self._why_not()
                 received = protocol.buffer.take(len(protocol.buffer))
                 await layer.upgrade(self._transport, received, ended=protocol.ended)
         except BaseException as exc:

@@ -43,7 +43,6 @@ class Datagram:
 
     Attributes:
         data: its bytes, whole unless `truncated`.
-        peer: who sent it: `(host, port)`, or the path of a Unix socket; empty if it has no name.
         truncated: it was longer than `Limits.datagram_size`, and its end is lost.
 
     """
@@ -71,6 +70,7 @@ class Datagram:
 
     @property
     def peer(self) -> PeerAddress:
+        """Who sent it: `(host, port)`, or the path of a Unix socket; empty if it has no name."""
         return peer_address(self._raw_peer)
 
     @property

@@ -84,6 +84,7 @@ class Session:
         except OSError as exc:  # the peer was gone before the loop had it
             self._terms.observers.emit(events.Disconnected(self.peer, exc))
         except Exception as exc:
+            self.abort()  # somebody else's protocol did not like its transport
             self._terms.observers.emit(events.Failed(self.peer, exc))
 
     def ask_to_finish(self) -> None:
@@ -161,6 +162,8 @@ class Session:
         try:
             async with asyncio.timeout(seconds):
                 self._transport, _ = await loop.connect_accepted_socket(lambda: layer, self._sock)
+                if self._terms.closing:
+                    self._transport.abort()  # `ask_to_finish` came too early for it
                 await layer.handshake()
         except TimeoutError:
             if seconds is None:

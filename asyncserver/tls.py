@@ -299,12 +299,14 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._decrypt()
         except Exception as exc:
             self._fatal(exc)
-            self._loop.call_exception_handler({
-                "message": "Fatal error: protocol.data_received() call failed.",
-                "exception": exc,
-                "transport": self,
-                "protocol": self._above,
-            })
+            self._loop.call_exception_handler(
+                {
+                    "message": "Fatal error: protocol.data_received() call failed.",
+                    "exception": exc,
+                    "transport": self,
+                    "protocol": self._above,
+                }
+            )
 
     def _decrypt(self) -> None:
         """Deliver what has come, and behind it the end."""
