@@ -146,7 +146,8 @@ class Session:
         loop = asyncio.get_running_loop()
         protocol = StreamProtocol(loop, terms.limits.read_buffer)
         await self._open(protocol)
-        protocol.transport.set_write_buffer_limits(terms.limits.write_buffer)
+        if not protocol.transport.is_closing():  # uvloop raises if the peer has gone already
+            protocol.transport.set_write_buffer_limits(terms.limits.write_buffer)
         connection = Connection(protocol, self.peer, terms.closing, terms.limits, terms.timeouts)
         self.connection = connection
         await self._handle(connection)

@@ -88,17 +88,28 @@ KINDS: tuple[Callable[[socket.socket], None], ...] = (
 )  # fmt: skip
 
 
-def storm(ports: list[int], clients: int, stop: Event) -> None:
-    """Keep `clients` hostile clients busy until `stop`."""
+def connect(port: int, *, encrypted: bool) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port), 2)
+    if not encrypted:
+        return sock
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(sock)
+
+
+def storm(plain: int, encrypted: int, clients: int, stop: Event) -> None:
+    """Keep `clients` hostile clients busy until `stop`, on both ports."""
     import threading  # noqa: PLC0415 - the server's process has no use for it
+
+    # The port, and whether to shake hands there before being hostile.
+    doors = ((plain, False), (encrypted, False), (encrypted, True))
 
     def one(seed: int) -> None:
         choose = random.Random(seed)
         while not stop.is_set():
-            with (
-                suppress(OSError),
-                socket.create_connection(("127.0.0.1", choose.choice(ports)), 2) as sock,
-            ):
+            port, shakes_hands = choose.choice(doors)
+            with suppress(OSError), connect(port, encrypted=shakes_hands) as sock:
                 sock.settimeout(2)
                 choose.choice(KINDS)(sock)
             stop.wait(0.01 * choose.random())
@@ -149,7 +160,7 @@ async def endure(seconds: float, clients: int) -> bool:
         Server(upper, "tcp://127.0.0.1:0") as calm,
     ):
         servers = [plain, encrypted]
-        ports = [server.addresses[0].port for server in servers]
+        ports = plain.addresses[0].port, encrypted.addresses[0].port
         await weather(ports, clients, min(5.0, seconds / 4), calm.addresses[0])
         await settle(servers)
         before = base()
@@ -162,11 +173,13 @@ async def endure(seconds: float, clients: int) -> bool:
     return report(before, after, during, waits)
 
 
-async def weather(ports: list[int], clients: int, seconds: float, calm: Address) -> list[float]:
+async def weather(
+    ports: tuple[int, int], clients: int, seconds: float, calm: Address
+) -> list[float]:
     """Let the storm rage; return how long a good client of the same loop waited meanwhile."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    process = context.Process(target=storm, args=(ports, clients, stop))
+    process = context.Process(target=storm, args=(*ports, clients, stop))
     process.start()
     waits = []
     end = time.monotonic() + seconds
