@@ -94,9 +94,10 @@ class Session:
         elif self._protocol is None:
             self.abort()  # still shaking hands: nobody is served yet
         else:
-            tell = getattr(self._protocol, "closing", None)
-            if callable(tell):
-                tell()
+            try:
+                getattr(self._protocol, "closing", _nothing)()
+            except Exception as exc:
+                self._terms.observers.emit(events.Failed(self.peer, exc))
 
     def abort(self) -> None:
         """Close at once. The task ends by itself, unless the handler will not have it."""
@@ -221,6 +222,10 @@ class Session:
         assert self._lost is not None
         if not self._lost.done():
             self._lost.set_result(None)
+
+
+def _nothing() -> None:
+    """Stand in for a protocol's `closing()`, which it need not have."""
 
 
 OWN_FAULTS = (ConnectionBusy, HandlerError)

@@ -9,7 +9,7 @@ import pytest
 
 import asyncserver
 from asyncserver import HandlerError, IncompleteReadError, Server
-from asyncserver.events import Closed, Disconnected, Failed
+from asyncserver.events import Closed, Disconnected, Failed, Opened
 from tests.conftest import connect, serving
 from tests.test_datagram import client, receive
 
@@ -256,6 +256,21 @@ async def test_protocol_is_told_of_the_drain(url):
         assert await reader.readexactly(6) == b"hello "
         await server.close(grace=10)
         assert await reader.read() == b"bye"
+
+
+async def test_protocol_that_fails_when_told_does_not_hold_up_the_drain(recorder):
+    class Rude(asyncio.Protocol):
+        def closing(self):
+            raise ZeroDivisionError
+
+    async with serving(Rude, TCP, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, _):
+            await recorder.wait_for(Opened)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await server.close(grace=0)
+            assert await reader.read() == b""
+    assert server.state is asyncserver.ServerState.CLOSED
 
 
 async def test_factory_that_returns_no_protocol(recorder):
