@@ -7,7 +7,8 @@
 from anyio import EndOfStream
 
 from asyncserver.address import Address, PeerAddress
-from asyncserver.connection import Closing, Connection, Credentials
+from asyncserver.closing import Closing
+from asyncserver.connection import Connection, Credentials
 from asyncserver.datagram import Datagram
 from asyncserver.errors import (
     AddressError,

@@ -1,37 +1,33 @@
 """The stream that a handler holds: an `anyio.abc.ByteStream` with the words of asyncio beside it.
 
-It decides what a read means (a line, n bytes, the end) and leaves moving bytes to `protocol`. Who
-closes it, and when, is the server's business.
+It sends, closes, upgrades to TLS, and tells about both ends. Reading stands in `reader`, moving bytes
+in `protocol`; who closes it, and when, is the server's business.
 """
 
 import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
 from asyncserver.address import PeerAddress, peer_address
+from asyncserver.closing import Closing
 from asyncserver.errors import (
-    ConnectionBroken,
     ConnectionBusy,
     ConnectionClosed,
     DeadlineExceeded,
     HandshakeError,
-    IncompleteReadError,
-    LineTooLongError,
 )
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.protocol import StreamProtocol
+from asyncserver.reader import Reader
 from asyncserver.tls import TLSTransport, server_context
 
-__all__ = ("Closing", "Connection", "Credentials")
-
-RECEIVE_SIZE = 65_536
+__all__ = ("Connection", "Credentials")
 
 
 class Credentials(NamedTuple):
@@ -42,14 +38,7 @@ class Credentials(NamedTuple):
     gid: int
 
 
-class Closing(asyncio.Event):
-    """An event that is true once it is set: `if connection.closing: ...`."""
-
-    def __bool__(self) -> bool:
-        return self.is_set()
-
-
-class Connection(ByteStream):
+class Connection(Reader, ByteStream):
     """One accepted connection.
 
     Reads take from what has arrived; a read that is cancelled loses no byte. `send` returns when
@@ -86,125 +75,6 @@ class Connection(ByteStream):
     def __repr__(self) -> str:
         state = "closed" if self._closed or self._protocol.lost else "open"
         return f"<{type(self).__name__} {state}, peer {self.peer!r}>"
-
-    # -- reading -------------------------------------------------------------------------------
-
-    async def receive(self, max_bytes: int = RECEIVE_SIZE) -> bytes:
-        """Return what has arrived, at least one byte and at most `max_bytes`.
-
-        Raises:
-            anyio.EndOfStream: the peer sends no more.
-            ConnectionBroken: the connection was lost.
-            ConnectionClosed: it was closed on this side.
-            DeadlineExceeded: nothing came within `Timeouts.idle`.
-
-        """
-        data = await self.read(max_bytes)
-        if not data:
-            raise anyio.EndOfStream
-        return data
-
-    async def read(self, n: int = -1) -> bytes:
-        """Return up to `n` bytes as soon as there are any, `b""` at the end of the stream.
-
-        Without `n`, return everything up to the end of the stream, as asyncio does, but not more
-        than `Limits.read_all`.
-
-        Raises:
-            LineTooLongError: without `n`, there is more than `Limits.read_all`.
-            ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in `receive`.
-
-        """
-        if n < 0:
-            return await self._read_all()
-        protocol = self._protocol
-        while not protocol.buffer:
-            if protocol.ended:
-                self._check_orderly_end()
-                return b""
-            await protocol.more()
-        return protocol.buffer.take(n)
-
-    async def readexactly(self, n: int) -> bytes:
-        """Return `n` bytes.
-
-        Raises:
-            IncompleteReadError: the stream ended before; `partial` has what came.
-            ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in `receive`.
-
-        """
-        protocol = self._protocol
-        while (data := protocol.buffer.take_exactly(n)) is None:
-            if protocol.ended:
-                self._check_orderly_end()
-                raise IncompleteReadError(protocol.buffer.take(n), n)
-            await protocol.more()
-        return data
-
-    async def readuntil(self, separator: bytes = b"\n") -> bytes:
-        """Return everything up to and including `separator`.
-
-        Raises:
-            IncompleteReadError: the stream ended before; `partial` has what came, perhaps nothing.
-            LineTooLongError: it takes more than `Limits.line` bytes; the next read starts behind
-                the separator.
-            ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in `receive`.
-
-        """
-        data = await self._until(separator)
-        if not data:
-            raise IncompleteReadError(b"")
-        return data
-
-    async def readline(self) -> bytes:
-        r"""Return a line with its `\n`; `b""` at the end of the stream.
-
-        Raises:
-            IncompleteReadError: the stream ended in the middle of a line.
-            LineTooLongError, ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in
-                `readuntil`.
-
-        """
-        return await self._until(b"\n")
-
-    async def lines(self) -> AsyncGenerator[bytes]:
-        r"""Iterate over lines, each with its `\n`, to the end of the stream.
-
-        Between two lines is the place to stop: when the server drains and nothing is buffered, the
-        iteration ends by itself.
-
-        Raises:
-            The same as `readline`.
-
-        """
-        protocol, limit = self._protocol, self._limits.line
-        buffer = protocol.buffer
-        while True:
-            while (line := buffer.take_until(b"\n", limit)) is None:
-                if not buffer and self.closing.is_set():
-                    return
-                if protocol.ended:
-                    self._check_orderly_end()
-                    if buffer:
-                        raise IncompleteReadError(buffer.take(len(buffer)))
-                    return
-                await protocol.more()
-            yield line
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        """Return the next chunk; when the server drains and nothing is buffered, stop."""
-        protocol = self._protocol
-        while not protocol.buffer:
-            if self.closing.is_set():
-                raise StopAsyncIteration
-            if protocol.ended:
-                self._check_orderly_end()
-                raise StopAsyncIteration
-            await protocol.more()
-        return protocol.buffer.take(RECEIVE_SIZE)
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -359,31 +229,6 @@ class Connection(ByteStream):
             attributes |= _tls_attributes(tls)
         return attributes
 
-    # -- inside --------------------------------------------------------------------------------
-
-    async def _until(self, separator: bytes) -> bytes:
-        protocol, limit = self._protocol, self._limits.line
-        while (data := protocol.buffer.take_until(separator, limit)) is None:
-            if protocol.ended:
-                self._check_orderly_end()
-                partial = protocol.buffer.take(len(protocol.buffer))
-                if partial:
-                    raise IncompleteReadError(partial)
-                return b""
-            await protocol.more()
-        return data
-
-    async def _read_all(self) -> bytes:
-        limit = self._limits.read_all
-        chunks: list[bytes] = []
-        size = 0
-        while chunk := await self.read(RECEIVE_SIZE):
-            chunks.append(chunk)
-            size += len(chunk)
-            if limit is not None and size > limit:
-                raise LineTooLongError(b"".join(chunks)[:limit], limit)
-        return b"".join(chunks)
-
     def _end(self) -> None:
         """End it on this side: nothing is left to read, nothing more is sent, nobody waits."""
         self._closed = True
@@ -392,22 +237,6 @@ class Connection(ByteStream):
         protocol.ended = True
         protocol.buffer.take(len(protocol.buffer))
         protocol.wake()
-
-    def _check_orderly_end(self) -> None:
-        """Raise, unless the peer said that it sends no more."""
-        if self._closed or self._protocol.error is not None:
-            raise self._why_not()
-
-    def _why_not(self) -> Exception:
-        """Tell why the connection cannot be used."""
-        error = self._protocol.error
-        if isinstance(error, DeadlineExceeded):
-            return error
-        if self._closed:
-            return ConnectionClosed("the connection was closed on this side")
-        broken = ConnectionBroken(f"the connection was lost: {error or 'the peer is gone'}")
-        broken.__cause__ = error
-        return broken
 
 
 def _tls_attributes(tls: ssl.SSLObject) -> dict[Any, Callable[[], Any]]:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import ipaddress
 import os
 import socket
 import stat
@@ -47,6 +48,9 @@ async def resolve(address: Address) -> list[str]:
         return []
     if not address.host:
         return ["::", "0.0.0.0"] if socket.has_ipv6 else ["0.0.0.0"]
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(address.host)
+        return [address.host]  # nothing to look up, and no thread to do it
     kind = socket.SOCK_STREAM if address.is_stream else socket.SOCK_DGRAM
     try:
         found = await asyncio.get_running_loop().getaddrinfo(

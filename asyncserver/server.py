@@ -14,7 +14,8 @@ import anyio
 
 from asyncserver import events
 from asyncserver.address import Address
-from asyncserver.connection import Closing, Connection
+from asyncserver.closing import Closing
+from asyncserver.connection import Connection
 from asyncserver.crew import Crew
 from asyncserver.doors import Doors
 from asyncserver.drain import Drain

@@ -13,7 +13,8 @@ import anyio
 
 from asyncserver import events
 from asyncserver.address import PeerAddress
-from asyncserver.connection import Closing, Connection
+from asyncserver.closing import Closing
+from asyncserver.connection import Connection
 from asyncserver.deadlines import overdue
 from asyncserver.errors import (
     AsyncServerError,

@@ -92,8 +92,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     ) -> None:
         """Take over a transport in clear, `received` being what has come and was not yet read.
 
-        `ended` says that nothing comes behind it. It must be the beginning of a handshake: no clear text of before is ever mixed with what
-        comes encrypted, and none is taken for it.
+        That must be the beginning of a handshake: no clear text of before is ever mixed with what
+        comes encrypted, and none is taken for it. `ended` says that nothing comes behind it.
 
         Raises:
             UpgradeRefusedError: it is something else.
