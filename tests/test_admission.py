@@ -297,15 +297,18 @@ async def ask(port):
         assert await reader.readexactly(5) == b"hello"
     finally:
         writer.close()
+        await writer.wait_closed()
 
 async def main():
     loop = asyncio.get_running_loop()
     async with asyncserver.Server(greet, "tcp://127.0.0.1:0") as server:
         port = server.addresses[0].port
         await ask(port)
+        while server.stats.active:
+            await asyncio.sleep(0.005)
         clients = [socket.socket() for _ in range(3)]
         used = len(os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used, used))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 10, used + 10))
         hogs = []
         try:
             while True:
@@ -321,10 +324,11 @@ async def main():
         cpu, start = time.process_time(), loop.time()
         await asyncio.sleep(1)
         print("cpu", (time.process_time() - cpu) / (loop.time() - start))
+        assert server.stats.active == 0
         start = loop.time()
-        for _ in range(len(clients)):
-            os.close(hogs.pop()) if hogs else clients.pop().close()
-        while not server.stats.active:
+        for _ in clients:
+            os.close(hogs.pop())
+        while server.stats.active < len(clients):
             await asyncio.sleep(0.005)
         print("back", loop.time() - start)
         print("backoffs", server.stats.accept_backoffs)
