@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import ssl
 import tempfile
@@ -23,6 +24,10 @@ import uvloop
 import asyncserver
 from asyncserver import Address, Server
 from asyncserver.testing import Recorder, VirtualClockLoop
+
+# A shell that runs the tests in the background has Ctrl-C ignored, and every program that a test
+# starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def debugging_loop() -> asyncio.AbstractEventLoop:

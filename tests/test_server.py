@@ -1,6 +1,20 @@
-"""The server as a whole: addresses, handlers, and what can be seen of it."""
+"""The server as a whole: several addresses, and what can be seen of it while it serves."""
 
+import asyncio
+import dataclasses
+import socket
+from importlib.metadata import version
+
+import pytest
+
+import asyncserver
+from asyncserver import Server, Stats
+from asyncserver.demo import upper as demo
+from asyncserver.events import Bound, Closed
+from asyncserver.serve import loop_factory
+from asyncserver.testing import Recorder
 from tests.conftest import connect, serving, upper
+from tests.test_datagram import client, receive
 
 
 async def test_lines_come_back_in_upper_case(url):
@@ -8,3 +22,97 @@ async def test_lines_come_back_in_upper_case(url):
         writer.write(b"hello\nworld\n")
         assert await reader.readline() == b"HELLO\n"
         assert await reader.readline() == b"WORLD\n"
+
+
+async def test_one_server_on_addresses_of_every_family(directory, recorder):
+    sock = socket.create_server(("127.0.0.1", 0))
+    urls = ("tcp://:0", "udp://127.0.0.1:0", f"unix://{directory}/s", f"unixgram://{directory}/d")
+    async with serving(demo, *urls, sock, observers=[recorder]) as server:
+        kinds = [address.scheme for address in server.addresses]
+        assert kinds == ["tcp", "tcp", "udp", "unix", "unixgram", "tcp"]
+        assert recorder.of(Bound) == [Bound(address) for address in server.addresses]
+        for address in server.addresses:
+            if address.is_stream:
+                async with connect(address) as (reader, writer):
+                    writer.write(b"hello\n")
+                    assert await reader.readline() == b"HELLO\n"
+            else:
+                with client(address, directory) as sock:
+                    sock.send(b"hello")
+                    assert await receive(sock) == b"HELLO"
+        assert all(str(address) in repr(server) for address in server.addresses)
+
+
+async def test_stats_are_one_snapshot(url, recorder):
+    async with serving(upper, url, observers=[recorder]) as server:
+        empty = server.stats
+        assert not any(dataclasses.astuple(empty))
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"HELLO\n"
+            live = server.stats
+            assert (live.accepted, live.active, live.bytes_in, live.bytes_out) == (1, 1, 6, 6)
+        await recorder.wait_for(Closed)
+        after = server.stats
+        assert (after.accepted, after.active, after.bytes_in, after.bytes_out) == (1, 0, 6, 6)
+        assert recorder.of(Closed)[0][1:] == (6, 6)
+    assert isinstance(empty, Stats)
+    assert empty.accepted == 0  # it is a snapshot
+
+
+async def test_connections_can_be_iterated_while_they_come_and_go(url, recorder):
+    async with serving(upper, url, observers=[recorder]) as server:
+        address = server.addresses[0]
+        async with connect(address) as first, connect(address) as second:
+            for reader, writer in (first, second):
+                writer.write(b"hello\n")
+                await reader.readline()
+            seen = 0
+            for connection in server.connections:
+                seen += 1
+                await connection.send(b"to all\n")
+                await connection.aclose()
+            assert seen == 2
+            assert await first[0].read() == await second[0].read() == b"to all\n"
+            await recorder.wait_for(Closed, 2)
+            assert list(server.connections) == []
+
+
+async def test_repr_tells_where_it_stands(url):
+    server = Server(upper, url)
+    assert repr(server) == "<Server new, nowhere yet, 0 connections>"
+    async with server:
+        assert repr(server).startswith(f"<Server serving, {server.addresses[0]}, 0")
+    assert repr(server).startswith("<Server closed")
+
+
+async def test_recorder_waits_for_the_event_and_the_count():
+    recorder = Recorder()
+    waiting = asyncio.create_task(recorder.wait_for(Closed, 2))
+    await asyncio.sleep(0)
+    recorder(Closed("a", 0, 0))
+    recorder(Bound("somewhere"))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    recorder(Closed("b", 0, 0))
+    assert await waiting == Closed("b", 0, 0)
+    assert len(recorder.events) == 3
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_virtual_clock_jumps_over_a_day():
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    await asyncio.sleep(86_400)
+    assert loop.time() - start == pytest.approx(86_400, abs=1)
+
+
+@pytest.mark.parametrize("name", ["auto", "uvloop"])
+def test_uvloop_is_the_default_loop(name):
+    loop = loop_factory(name)()
+    loop.close()
+    assert type(loop).__module__.startswith("uvloop")
+
+
+def test_version_is_that_of_the_distribution():
+    assert version("asyncserver") == asyncserver.__version__

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -211,7 +212,6 @@ async def test_peer_that_never_reads_costs_little_memory_and_then_its_connection
 
 @pytest.mark.parametrize("size", [10, 300_000])
 async def test_send_eof_loses_nothing_that_has_come_and_was_not_read(size, tls: TLS):
-    """OpenSSL fails for good when it says close_notify before it has read what it was given."""
     data = os.urandom(size)
     loop = asyncio.get_running_loop()
     first: asyncio.Future[bool] = loop.create_future()
@@ -917,6 +917,32 @@ async def test_write_after_write_eof_is_a_mistake(tls: TLS):
     assert wire.take() == b""  # one close_notify is enough
 
 
+async def test_half_close_loses_nothing_that_was_not_decrypted_yet(tls: TLS):
+    """OpenSSL fails for good when it says close_notify before it has read what it was given."""
+    layer, _, client = wire_up(tls)
+    diary = Diary()
+    layer.start(diary)
+    layer.pause_reading()
+    layer.data_received(client.says(b"one") + client.says(b"two"))
+    layer.write_eof()
+    layer.data_received(client.says(b"three") + client.leaves())
+    layer.resume_reading()
+    await next_turn()
+    assert diary.days == [b"onetwothree", "end"]
+
+
+async def test_nothing_is_written_behind_a_half_close_not_even_an_alert(tls: TLS):
+    layer, wire, client = wire_up(tls)
+    diary = Diary()
+    layer.start(diary)
+    layer.write_eof()
+    layer.data_received(client.says(b"one") + b"\x17\x03\x03\x00\x20" + bytes(32))
+    await next_turn()
+    assert diary.days[0] == b"one"
+    assert isinstance(diary.days[1], ssl.SSLError)
+    assert wire.closing
+
+
 @pytest.mark.parametrize("cut", [1, 5, 100, 10_000])
 async def test_record_may_be_cut_anywhere_by_a_half_close(cut, tls: TLS):
     layer, _, client = wire_up(tls)
@@ -1238,10 +1264,16 @@ async def test_handshake_that_is_given_up_closes_the_connection(verb, tls: TLS, 
 
 
 @pytest.mark.asyncio(loop_factories=["virtual"])
-async def test_peer_that_asks_for_tls_and_leaves_is_not_waited_for(tls: TLS, recorder):
+@pytest.mark.parametrize("known", [True, False])
+async def test_peer_that_asks_for_tls_and_leaves_is_not_waited_for(known, tls: TLS, recorder):
     loop = asyncio.get_running_loop()
-    outcome: list[Exception] = []
-    handler = starttls(tls.server, outcome)
+
+    async def handler(connection):
+        assert await connection.readline() == b"STARTTLS\r\n"
+        if known:
+            assert await connection.read() == b""
+        await connection.start_tls(tls.server)
+
     async with (
         serving(handler, TCP, observers=[recorder]) as server,
         connect(server.addresses[0]) as (reader, writer),
@@ -1249,10 +1281,10 @@ async def test_peer_that_asks_for_tls_and_leaves_is_not_waited_for(tls: TLS, rec
         start = loop.time()
         writer.write(b"STARTTLS\r\n")
         writer.write_eof()
-        assert await reader.read() == b"220 hello\r\n220 go ahead\r\n"
+        assert await reader.read() == b""
         await recorder.wait_for(Closed)
         assert loop.time() - start < 1
-    assert isinstance(outcome[0], HandshakeError)
+    assert isinstance((await recorder.wait_for(HandshakeFailed)).error, HandshakeError)
 
 
 @pytest.mark.asyncio(loop_factories=["virtual"])
@@ -1337,13 +1369,13 @@ async def test_openssl_s_client_with_a_certificate(version, tls: TLS, authority,
 async def test_new_keys_can_be_asked_for_in_mid_connection(tls: TLS):
     """A post-handshake message that has to be answered (RFC 8446, section 4.6.3)."""
     async with serving(upper, TCP, tls=tls.server) as server:
-        client = await openssl(server.addresses[0], tls, "-tls1_3")
+        client = await openssl(server.addresses[0], tls, "-tls1_3", "-msg")
         for line in (b"one\n", b"two\n", b"three\n"):
             client.stdin.write(line)
             while await client.stdout.readline() != line.upper():
                 pass
             client.stdin.write(b"K\n")  # "send a key update message and ask for one"
-            while await client.stderr.readline() != b"KEYUPDATE\n":
+            while not re.match(rb"<<< .*KeyUpdate", await client.stdout.readline()):
                 pass
         client.kill()
         await client.communicate()
