@@ -1,20 +1,17 @@
-"""Accepting: a batch at a time, not more than the gate lets in, with a pause when the system is out.
+"""Accepting: a batch at a time, not more than fit in, with a pause when the system is out.
 
-One acceptor a listener. It does not know what becomes of a connection: it hands over the socket,
-and is told to `resume` when somebody has left.
+One acceptor a listener. It does not know what accepting is, nor what becomes of a connection: it
+knows when to try, and is told to `resume` when somebody has left.
 """
 
 import asyncio
 import errno
-import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
-from asyncserver.address import PeerAddress, peer_address
-from asyncserver.events import Exhausted, Observers, Refused, Saturated
-from asyncserver.gate import Gate
+from asyncserver.events import Exhausted, Observers, Saturated
 
-__all__ = ("Acceptor",)
+__all__ = ("Acceptor", "Capacity")
 
 BATCH: Final = 64  # accepts in a row before others on the loop get their turn
 BACK_OFF: Final = 0.1  # seconds; nine wake-ups in ten go to waste at most
@@ -26,31 +23,41 @@ PEER_ERRORS: Final = frozenset({
 })  # fmt: skip
 
 
+class Capacity(Protocol):
+    """How many are inside, and whether one more fits in."""
+
+    @property
+    def inside(self) -> int: ...
+    @property
+    def full(self) -> bool: ...
+
+
 class Acceptor:
-    """Accepts from one listening socket.
+    """Accepts from one listener.
 
     Args:
-        listener: non-blocking and listening; the caller closes it, after `close()`.
-        gate: asked for every connection; shared by all acceptors of a server.
-        overflow: "backlog" or "close", see `Limits`.
-        take: gets the accepted socket and its peer's address; from then on both are its.
-        observers: are told what was refused, and why.
+        loop: the loop to run on.
+        fileno: a descriptor that is readable while somebody waits; the caller closes it, after
+            `close()`.
+        accept: accepts one and sees to it. Raises `BlockingIOError` if nobody waits, another
+            `OSError` if accepting failed.
+        capacity: asked before every `accept` whether one more fits in; `None`: always.
+        observers: are told when it is full, and when the system is out.
 
     """
 
     def __init__(
         self,
-        listener: socket.socket,
-        gate: Gate,
-        overflow: str,
-        take: Callable[[socket.socket, PeerAddress], object],
+        loop: asyncio.AbstractEventLoop,
+        fileno: int,
+        accept: Callable[[], object],
+        capacity: Capacity | None,
         observers: Observers,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._listener = listener
-        self._gate = gate
-        self._waits_when_full = overflow == "backlog"
-        self._take = take
+        self._loop = loop
+        self._fileno = fileno
+        self._accept_one = accept
+        self._capacity = capacity
         self._observers = observers
         self._accepting = False
         self._exhausted = False
@@ -69,7 +76,7 @@ class Acceptor:
             return
         self._cancel_timer()
         self._accepting = True
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._loop.add_reader(self._fileno, self._accept)
 
     def close(self) -> None:
         """Accept no more. Does not close the listener."""
@@ -79,14 +86,14 @@ class Acceptor:
 
     def _accept(self) -> None:
         for _ in range(BATCH):
-            if self._waits_when_full and self._gate.full:
+            if self._capacity is not None and self._capacity.full:
                 if not self._saturated:
-                    self._observers.emit(Saturated(self._gate.inside))
+                    self._observers.emit(Saturated(self._capacity.inside))
                 self._saturated = True
                 self._pause()
                 return
             try:
-                sock, raw = self._listener.accept()
+                self._accept_one()
             except (BlockingIOError, InterruptedError):
                 self._saturated = self._exhausted = False  # nobody waits any more
                 return
@@ -95,18 +102,8 @@ class Acceptor:
                     continue
                 self._back_off(exc)
                 return
-            self._admit(sock, peer_address(raw))
             if not self._accepting:
-                return  # whoever got the socket closed the server
-
-    def _admit(self, sock: socket.socket, peer: PeerAddress) -> None:
-        sock.setblocking(False)
-        limit = self._gate.enter("" if isinstance(peer, str) else peer[0])
-        if limit is not None:
-            sock.close()
-            self._observers.emit(Refused(peer, limit))
-            return
-        self._take(sock, peer)
+                return  # whoever was accepted closed the server
 
     def _back_off(self, exc: OSError) -> None:
         """Stop looking: a listener that stays readable and cannot be served would spin the CPU."""
@@ -118,7 +115,7 @@ class Acceptor:
     def _pause(self) -> None:
         if self._accepting:
             self._accepting = False
-            self._loop.remove_reader(self._listener.fileno())
+            self._loop.remove_reader(self._fileno)
 
     def _cancel_timer(self) -> None:
         if self._again is not None:

@@ -5,13 +5,15 @@ from.
 """
 
 import asyncio
+import functools
 import socket
 from collections.abc import Callable, Sequence
 
 from asyncserver.acceptor import Acceptor
-from asyncserver.address import Address
+from asyncserver.address import Address, PeerAddress, peer_address
 from asyncserver.crew import Crew
 from asyncserver.datagram import DatagramEndpoint
+from asyncserver.events import Refused
 from asyncserver.gate import Gate
 from asyncserver.listeners import Listener, adopt, listen, resolve
 from asyncserver.session import Terms
@@ -66,7 +68,11 @@ class Doors:
         terms = self._terms
         if listener.address.is_stream:
             acceptor = Acceptor(
-                listener.socket, self._gate, terms.limits.overflow, crew.take, terms.observers
+                asyncio.get_running_loop(),
+                listener.socket.fileno(),
+                functools.partial(self._admit, listener.socket, crew.take),
+                self._gate if terms.limits.overflow == "backlog" else None,
+                terms.observers,
             )
             self._acceptors.append(acceptor)
             acceptor.resume()
@@ -85,6 +91,20 @@ class Doors:
             )
             self.endpoints.append(endpoint)
             endpoint.start()
+
+    def _admit(
+        self, listener: socket.socket, take: Callable[[socket.socket, PeerAddress], object]
+    ) -> None:
+        """Accept one connection, and close it if it is above a limit."""
+        sock, raw = listener.accept()
+        sock.setblocking(False)
+        peer = peer_address(raw)
+        limit = self._gate.enter("" if isinstance(peer, str) else peer[0])
+        if limit is None:
+            take(sock, peer)
+        else:
+            sock.close()
+            self._terms.observers.emit(Refused(peer, limit))
 
     def resume(self) -> None:
         """Accept again where it had paused: somebody has left."""

@@ -196,9 +196,6 @@ class Accepted:
     def __init__(self):
         self.closed = False
 
-    def setblocking(self, flag):
-        assert flag is False
-
     def close(self):
         self.closed = True
 
@@ -207,14 +204,22 @@ def peer():
     return Accepted(), ("192.0.2.1", 1)
 
 
+def accepting(listener, take, *observers):
+    return Acceptor(
+        asyncio.get_running_loop(),
+        listener.fileno(),
+        lambda: take(*listener.accept()),
+        Gate(Limits()),
+        Observers(observers),
+    )
+
+
 async def test_errors_of_the_waiting_connection_are_skipped(recorder):
     listener: Any = Listener(
         OSError(errno.ECONNABORTED, "gone"), OSError(errno.EPROTO, "odd"), peer()
     )
     taken = asyncio.Event()
-    acceptor = Acceptor(
-        listener, Gate(Limits()), "backlog", lambda *_: taken.set(), Observers([recorder])
-    )
+    acceptor = accepting(listener, lambda *_: taken.set(), recorder)
     acceptor.resume()
     await taken.wait()
     acceptor.close()
@@ -230,7 +235,7 @@ async def test_exhaustion_backs_off_and_is_told_once_an_episode(number, recorder
     listener: Any = Listener(
         *[OSError(number, "no more")] * 5, peer(), BlockingIOError(), OSError(number, "again")
     )
-    acceptor = Acceptor(listener, Gate(Limits()), "backlog", lambda *_: None, Observers([recorder]))
+    acceptor = accepting(listener, lambda *_: None, recorder)
     start = asyncio.get_running_loop().time()
     acceptor.resume()
     await recorder.wait_for(Exhausted, 6)
@@ -252,7 +257,7 @@ async def test_one_readiness_accepts_a_bounded_batch():
             loop.call_soon(lambda: others.append(len(taken)))
         taken.append(sock)
 
-    acceptor = Acceptor(listener, Gate(Limits()), "backlog", take, Observers([]))
+    acceptor = accepting(listener, take)
     acceptor.resume()
     while len(taken) < 2 * BATCH:
         await asyncio.sleep(0)
@@ -270,7 +275,7 @@ async def test_closing_in_the_middle_of_a_batch_stops_it():
         taken.append(sock)
         acceptor.close()
 
-    acceptor = Acceptor(listener, Gate(Limits()), "backlog", take, Observers([]))
+    acceptor = accepting(listener, take)
     acceptor.resume()
     await turns()
     acceptor.resume()  # closed for good
