@@ -15,7 +15,7 @@ from asyncserver.errors import SettingError
 from asyncserver.handlers import Handler
 from asyncserver.server import DEFAULT_GRACE, Options, Server
 
-__all__ = ("run", "serve")
+__all__ = ("loop_factory", "run", "serve")
 
 
 async def serve(

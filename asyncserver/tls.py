@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from asyncserver.errors import HandshakeError, SettingError, UpgradeRefusedError
 
-__all__ = ("TLSSource", "TLSTransport", "server_context")
+__all__ = ("TLSSource", "TLSTransport", "server_context", "shake_hands")
 
 TLSSource = ssl.SSLContext | str | os.PathLike[str] | tuple[str | os.PathLike[str], ...]
 """What `tls=` takes: a context, a PEM file with both, or (certificate chain, key)."""
@@ -54,6 +54,36 @@ def server_context(source: TLSSource) -> ssl.SSLContext:
         names = " and ".join(os.fspath(file) for file in files)
         raise SettingError(f"the TLS files {names} do not work: {_reason(exc)}") from exc
     return context
+
+
+async def shake_hands(sock: ssl.SSLSocket) -> None:
+    """Do the handshake of a non-blocking socket, for whoever wants a socket and no transport.
+
+    Raises:
+        OSError: it failed; `ssl.SSLError` is one.
+
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
+            await _ready(sock.fileno(), loop.add_reader, loop.remove_reader)
+        except ssl.SSLWantWriteError:
+            await _ready(sock.fileno(), loop.add_writer, loop.remove_writer)
+        else:
+            return
+
+
+async def _ready(
+    fileno: int, add: Callable[..., object], remove: Callable[[int], object]
+) -> None:
+    ready = asyncio.get_running_loop().create_future()
+    add(fileno, lambda: ready.done() or ready.set_result(None))
+    try:
+        await ready
+    finally:
+        remove(fileno)
 
 
 class TLSTransport(asyncio.Transport, asyncio.Protocol):

@@ -1,5 +1,49 @@
-"""SocketServer-style code on asyncserver: the room is laid out, its furniture is on the way.
+"""SocketServer-style code on asyncserver: the names of `socketserver`, with the same behaviour.
 
-Nothing is exported yet. Blocking handlers keep running on the standard library's `socketserver`
-until this package carries its names.
+    from compat import ThreadingTCPServer, StreamRequestHandler
+
+Threads come from a pool, `shutdown()` takes effect at once, and a silent TLS client holds up nobody.
+`threaded` hosts a blocking handler on the native server; `install`, or `python -m compat script.py`,
+serves programs that nobody wants to touch.
 """
+
+from socketserver import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
+
+from compat.install import install, installed, uninstall
+from compat.mixins import (
+    ForkingMixIn,
+    ForkingTCPServer,
+    ForkingUDPServer,
+    ForkingUnixDatagramServer,
+    ForkingUnixStreamServer,
+    ThreadingMixIn,
+    ThreadingTCPServer,
+    ThreadingUDPServer,
+    ThreadingUnixDatagramServer,
+    ThreadingUnixStreamServer,
+)
+from compat.servers import BaseServer, TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+
+__all__ = (
+    "BaseRequestHandler",
+    "BaseServer",
+    "DatagramRequestHandler",
+    "ForkingMixIn",
+    "ForkingTCPServer",
+    "ForkingUDPServer",
+    "ForkingUnixDatagramServer",
+    "ForkingUnixStreamServer",
+    "StreamRequestHandler",
+    "TCPServer",
+    "ThreadingMixIn",
+    "ThreadingTCPServer",
+    "ThreadingUDPServer",
+    "ThreadingUnixDatagramServer",
+    "ThreadingUnixStreamServer",
+    "UDPServer",
+    "UnixDatagramServer",
+    "UnixStreamServer",
+    "install",
+    "installed",
+    "uninstall",
+)

@@ -1,0 +1,202 @@
+"""Threads and processes: the two mix-ins, and the servers that have one.
+
+`ThreadingMixIn` takes its threads from a pool; `ForkingMixIn` forks as ever, but its children are
+reaped when they end and not when the server looks again.
+"""
+
+import functools
+import logging
+import os
+import socketserver
+import threading
+import time
+import weakref
+from collections.abc import Collection
+from typing import Any, Final
+
+from compat.engine import POOL, engine_of, pool_of
+from compat.hosting import wake
+from compat.pool import Job, Pool
+from compat.servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from compat.words import mirrors
+
+__all__ = (
+    "ForkingMixIn",
+    "ForkingTCPServer",
+    "ForkingUDPServer",
+    "ForkingUnixDatagramServer",
+    "ForkingUnixStreamServer",
+    "ThreadingMixIn",
+    "ThreadingTCPServer",
+    "ThreadingUDPServer",
+    "ThreadingUnixDatagramServer",
+    "ThreadingUnixStreamServer",
+    "run_in_pool",
+)
+
+logger = logging.getLogger("asyncserver")
+
+WAKE_GRACE: Final = 1.0  # seconds that a handler has to end, after its socket was shut down
+
+_close_threading = socketserver.ThreadingMixIn.server_close
+_collect_children = socketserver.ForkingMixIn.collect_children
+_fork = socketserver.ForkingMixIn.process_request
+
+
+class Requests(socketserver._Threads):  # type: ignore[name-defined,misc] # missing in typeshed
+    """The requests in hand of one server, as the list of threads that `server_close` joins."""
+
+    close_timeout: float | None = None
+
+    def append(self, job: Job) -> None:
+        """Add a request; forgets finished ones now and then, which is cheaper than always."""
+        if job.daemon:
+            return
+        list.append(self, job)
+        if len(self) >= self._enough:
+            self.reap()
+            self._enough = 2 * len(self) + 4
+
+    _enough = 4
+
+    def join(self) -> None:
+        """Wait for all requests but the one that calls this."""
+        me = threading.get_ident()
+        jobs = [job for job in self.pop_all() if job.ident != me or not job.is_alive()]
+        join_within(jobs, self.close_timeout)
+
+
+def join_within(jobs: Collection[Job], seconds: float | None) -> None:
+    """Wait for `jobs`; after `seconds`, wake those that wait for their peer, and then wait no more."""
+    if seconds is None:
+        for job in jobs:
+            job.join()
+        return
+    for late in (False, True):
+        deadline = time.monotonic() + (WAKE_GRACE if late else seconds)
+        for job in jobs:
+            job.join(deadline - time.monotonic())
+        jobs = [job for job in jobs if job.is_alive()]
+        if not late:
+            for job in jobs:
+                wake(job.args[0])
+    if jobs:
+        logger.warning("server_close(): %d handlers did not end, even without their peers", len(jobs))
+
+
+@mirrors(socketserver.ThreadingMixIn)
+class ThreadingMixIn(socketserver.ThreadingMixIn):
+    # At the cap no more is accepted: clients wait in the kernel's backlog. None: no cap.
+    max_threads: int | None = None
+    # Threads that are kept for the next requests. 0: a fresh thread each. None: all.
+    max_idle_threads: int | None = 100
+    # Seconds that server_close() waits before it wakes handlers that wait for their peer.
+    close_timeout: float | None = None
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self.block_on_close:
+            vars(self).setdefault("_threads", Requests())
+        job = Job(
+            self.process_request_thread, (request, client_address), daemon=self.daemon_threads
+        )
+        self._threads.append(job)  # type: ignore[attr-defined]
+        run_in_pool(self, job, self.max_threads, self.max_idle_threads)
+
+    def server_close(self) -> None:
+        requests = vars(self).get("_threads")
+        if isinstance(requests, Requests):
+            requests.close_timeout = self.close_timeout
+        _close_threading(self)
+        pool = pool_of(self)  # type: ignore[arg-type]
+        if pool is not None:
+            pool.retire()
+
+
+def run_in_pool(server: Any, job: Job, limit: int | None, max_idle: int | None) -> None:
+    """Run `job` in a thread of the server's own pool."""
+    pool = pool_of(server)
+    if pool is None:
+        freed = functools.partial(_a_slot_is_free, weakref.ref(server))
+        pool = vars(server).setdefault(POOL, Pool("process_request_thread", freed=freed))
+    pool.limit, pool.max_idle = limit, max_idle
+    pool.run(job)
+
+
+def _a_slot_is_free(server: "weakref.ref[socketserver.BaseServer]") -> None:
+    alive = server()
+    engine = None if alive is None else engine_of(alive)
+    if engine is not None:
+        engine.slot_is_free()
+
+
+@mirrors(socketserver.ForkingMixIn)
+class ForkingMixIn(socketserver.ForkingMixIn):
+    def process_request(self, request: Any, client_address: Any) -> None:
+        before = set(self.active_children or ())
+        _fork(self, request, client_address)
+        engine = engine_of(self)  # type: ignore[arg-type]
+        if engine is not None and hasattr(os, "pidfd_open"):
+            for pid in (self.active_children or set()) - before:
+                engine.watch_child(pid)
+
+    def collect_children(self, *, blocking: bool = False) -> None:
+        if not blocking and engine_of(self) is not None and hasattr(os, "pidfd_open"):  # type: ignore[arg-type]
+            return  # the engine reaps, and keeps to max_children without blocking
+        _collect_children(self, blocking=blocking)
+
+
+@mirrors(socketserver.ForkingUDPServer)
+class ForkingUDPServer(ForkingMixIn, socketserver.ForkingUDPServer, UDPServer):
+    pass
+
+
+@mirrors(socketserver.ForkingTCPServer)
+class ForkingTCPServer(ForkingMixIn, socketserver.ForkingTCPServer, TCPServer):
+    pass
+
+
+@mirrors(socketserver.ThreadingUDPServer)
+class ThreadingUDPServer(ThreadingMixIn, socketserver.ThreadingUDPServer, UDPServer):
+    pass
+
+
+@mirrors(socketserver.ThreadingTCPServer)
+class ThreadingTCPServer(ThreadingMixIn, socketserver.ThreadingTCPServer, TCPServer):
+    pass
+
+
+@mirrors(socketserver.ThreadingUnixStreamServer)
+class ThreadingUnixStreamServer(
+    ThreadingMixIn, socketserver.ThreadingUnixStreamServer, UnixStreamServer
+):
+    pass
+
+
+@mirrors(socketserver.ThreadingUnixDatagramServer)
+class ThreadingUnixDatagramServer(
+    ThreadingMixIn, socketserver.ThreadingUnixDatagramServer, UnixDatagramServer
+):
+    pass
+
+
+if hasattr(socketserver, "ForkingUnixStreamServer"):
+
+    @mirrors(socketserver.ForkingUnixStreamServer)
+    class ForkingUnixStreamServer(
+        ForkingMixIn, socketserver.ForkingUnixStreamServer, UnixStreamServer
+    ):
+        pass
+
+    @mirrors(socketserver.ForkingUnixDatagramServer)
+    class ForkingUnixDatagramServer(
+        ForkingMixIn, socketserver.ForkingUnixDatagramServer, UnixDatagramServer
+    ):
+        pass
+
+else:  # Python 3.11
+
+    class ForkingUnixStreamServer(ForkingMixIn, UnixStreamServer):  # type: ignore[no-redef]
+        pass
+
+    class ForkingUnixDatagramServer(ForkingMixIn, UnixDatagramServer):  # type: ignore[no-redef]
+        pass

@@ -1,0 +1,145 @@
+"""The four servers, and the one below them: what differs from `socketserver`, and nothing else.
+
+`serve_forever` runs on an engine, `shutdown` wakes it, and a request goes the way that the standard
+library made for it, hook by hook. Methods do not use `super()`: `install` puts them into the
+standard library's own classes.
+"""
+
+import socketserver
+import threading
+import time
+from typing import Any, Final
+
+from compat.engine import BACK_OFF, ENGINE, OUT_OF_RESOURCES, Engine, engine_of
+from compat.handshakes import put_off
+from compat.hosting import DEFAULT_GRACE, serve_in_thread
+from compat.words import mirrors
+
+__all__ = ("BaseServer", "TCPServer", "UDPServer", "UnixDatagramServer", "UnixStreamServer")
+
+BACKLOG: Final = 128  # instead of 5, which resets clients that come together; see listen(2)
+SHUTDOWN_REQUEST: Final = "_BaseServer__shutdown_request"
+IS_SHUT_DOWN: Final = "_BaseServer__is_shut_down"
+
+_server_activate = socketserver.TCPServer.server_activate
+
+
+@mirrors(socketserver.BaseServer)
+class BaseServer(socketserver.BaseServer):
+    # Both flags are private by name and public in fact: programs set and read them. They stay where
+    # the standard library has them, in the instance's __dict__, also for instances older than us.
+
+    @property
+    def __shutdown_request(self) -> bool:
+        return bool(vars(self).get(SHUTDOWN_REQUEST, False))
+
+    @__shutdown_request.setter
+    def __shutdown_request(self, value: bool) -> None:
+        vars(self)[SHUTDOWN_REQUEST] = value
+        engine = engine_of(self)
+        if value and engine is not None:
+            engine.wake()
+
+    @property
+    def __is_shut_down(self) -> threading.Event:
+        event: threading.Event = vars(self)[IS_SHUT_DOWN]
+        return event
+
+    @__is_shut_down.setter
+    def __is_shut_down(self, event: threading.Event) -> None:
+        vars(self)[IS_SHUT_DOWN] = event
+        if engine_of(self) is None:
+            event.set()  # who never served is shut down already, and nobody waits for it in vain
+
+    def serve_forever(self, poll_interval: float | None = 0.5) -> None:
+        engine = Engine(self, poll_interval)
+        self.__is_shut_down.clear()
+        try:
+            engine.run()
+        finally:
+            vars(self).pop(ENGINE, None)
+            self.__shutdown_request = False
+            self.__is_shut_down.set()
+
+    def shutdown(self) -> None:
+        self.__shutdown_request = True
+        engine = engine_of(self)
+        if engine is None or not engine.runs_here:  # waiting for ourselves would never end
+            self.__is_shut_down.wait()
+
+    async def serve(self, *, grace: float | None = DEFAULT_GRACE) -> None:
+        """Serve inside an async program: `serve_forever` in a thread of its own.
+
+        Returns when somebody calls `shutdown`. Cancelling it calls `shutdown`, waits up to `grace`
+        seconds for the requests in hand, wakes those that wait for their peer (shutdown(2) of
+        their sockets), and does not wait for longer than another quarter of a second. Does not
+        close the server.
+
+        Args:
+            grace: seconds; `None`: as long as it takes.
+
+        """
+        await serve_in_thread(self, grace)
+
+    def _handle_request_noblock(self) -> None:
+        engine = engine_of(self)
+        if engine is not None and not engine.runs_here:
+            engine = None
+        try:
+            request, client_address = self.get_request() if engine is None else put_off(self.get_request)
+        except OSError as exc:
+            if engine is not None:
+                engine.back_off(exc)
+            elif exc.errno in OUT_OF_RESOURCES:
+                time.sleep(BACK_OFF)  # whoever calls this in a loop would spin
+            return
+        if engine is None:
+            _handle(self, request, client_address)
+        elif not engine.park(request, lambda: _handle(self, request, client_address)):
+            engine.request = request
+            _handle(self, request, client_address)
+            engine.request = None
+
+
+def _handle(server: Any, request: Any, client_address: Any) -> None:
+    """Do what comes after get_request."""
+    if not server.verify_request(request, client_address):
+        server.shutdown_request(request)
+        return
+    try:
+        server.process_request(request, client_address)
+    except Exception:
+        server.handle_error(request, client_address)
+        server.shutdown_request(request)
+    except BaseException:
+        server.shutdown_request(request)
+        raise
+
+
+@mirrors(socketserver.TCPServer)
+class TCPServer(BaseServer, socketserver.TCPServer):
+    def server_activate(self) -> None:
+        if _says_nothing_about_backlog(self):
+            self.request_queue_size = BACKLOG
+        _server_activate(self)
+
+
+def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
+    owners = (each for each in (server, *type(server).__mro__) if "request_queue_size" in vars(each))
+    return next(owners) is socketserver.TCPServer and server.request_queue_size == 5  # noqa: PLR2004
+
+
+# The standard library's class first: what it says about datagrams goes before our TCPServer.
+@mirrors(socketserver.UDPServer)
+class UDPServer(socketserver.UDPServer, TCPServer):
+    pass
+
+
+@mirrors(socketserver.UnixStreamServer)
+class UnixStreamServer(socketserver.UnixStreamServer, TCPServer):
+    pass
+
+
+@mirrors(socketserver.UnixDatagramServer)
+class UnixDatagramServer(socketserver.UnixDatagramServer, UDPServer):
+    pass
