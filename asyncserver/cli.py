@@ -15,8 +15,9 @@ import click
 
 from asyncserver.address import Address
 from asyncserver.client import exchange, how_to_try
-from asyncserver.errors import AddressError, AsyncServerError
+from asyncserver.errors import AddressError, AsyncServerError, HandlerError
 from asyncserver.events import Bound, Event
+from asyncserver.handlers import is_blocking
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.serve import run
 from asyncserver.server import DEFAULT_GRACE
@@ -210,7 +211,8 @@ def serve(
     """Serve OBJECT of MODULE until Ctrl-C or SIGTERM.
 
     MODULE is the name of a module, or the path of a Python file. OBJECT is an async function of a
-    connection or a datagram, a handler class, or a factory of asyncio protocols.
+    connection or a datagram, a handler class, or a factory of asyncio protocols. Blocking handlers
+    of socketserver, and blocking functions of a socket, run in threads.
 
     \b
       asyncserver serve asyncserver.demo:upper --bind tcp://127.0.0.1:9999
@@ -224,7 +226,7 @@ def serve(
         raise click.UsageError("--key needs --certificate")
     files = tuple(file for file in (certificate, key) if file is not None)
     run(
-        load(target),
+        _in_threads(load(target)),
         *bind,
         grace=grace,
         loop=loop,
@@ -235,6 +237,20 @@ def serve(
         limits=Limits(**settings),
         observers=[functools.partial(_say_how_to_try, encrypted=bool(files))],
     )
+
+
+def _in_threads(handler: Any) -> Any:
+    """Return what hosts `handler` in threads, if it blocks."""
+    if not is_blocking(handler):
+        return handler
+    try:
+        from compat import threaded  # noqa: PLC0415 - only blocking handlers need it
+    except ImportError as exc:
+        raise HandlerError(
+            "a blocking handler needs the package compat that asyncserver brings, and another one"
+            f" comes first ({exc})"
+        ) from exc
+    return threaded(handler)
 
 
 def _say_how_to_try(event: Event, *, encrypted: bool) -> None:

@@ -74,6 +74,11 @@ class Datagram:
         return peer_address(self._raw_peer)
 
     @property
+    def socket(self) -> "socket.socket":
+        """The server's own socket, which is non-blocking and must stay so."""
+        return self._endpoint.socket
+
+    @property
     def local(self) -> PeerAddress:
         """The address it came to: on a wildcard bind the one that the peer used."""
         return self._endpoint.local(self._control)
@@ -118,7 +123,7 @@ class DatagramEndpoint:
         take: Callable[[Datagram], bool],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._sock = sock
+        self.socket = sock
         self._write_timeout = write_timeout
         self._take = take
         self._buffer = bytearray(size)
@@ -135,27 +140,27 @@ class DatagramEndpoint:
     def start(self) -> None:
         """Receive from now on."""
         self._reading = True
-        self._loop.add_reader(self._sock.fileno(), self._receive)
+        self._loop.add_reader(self.socket.fileno(), self._receive)
 
     def stop(self) -> None:
         """Receive no more; replies can still be sent."""
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._sock.fileno())
+            self._loop.remove_reader(self.socket.fileno())
 
     def kernel_drops(self) -> int:
         """Datagrams that the kernel dropped because its buffer was full; 0 where it cannot tell."""
-        if self._sock.family == socket.AF_UNIX or self._sock.fileno() < 0:
+        if self.socket.family == socket.AF_UNIX or self.socket.fileno() < 0:
             return 0
         try:
-            raw = self._sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 9 * 4)
+            raw = self.socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 9 * 4)
             return int(struct.unpack("9I", raw)[MEMINFO_DROPS])
         except (OSError, struct.error):
             return 0
 
     def local(self, control: Control) -> PeerAddress:
         """Return the address that a datagram with this ancillary data came to."""
-        name = self._sock.getsockname()
+        name = self.socket.getsockname()
         for level, kind, raw in control:
             if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
                 return socket.inet_ntop(socket.AF_INET, raw[8:12]), name[1]
@@ -193,23 +198,23 @@ class DatagramEndpoint:
 
     def _receive_plain(self) -> tuple[int, Any, Control]:
         # MSG_TRUNC: the size is the datagram's, even if the buffer is shorter.
-        size, peer = self._sock.recvfrom_into(self._buffer, 0, socket.MSG_TRUNC)
+        size, peer = self.socket.recvfrom_into(self._buffer, 0, socket.MSG_TRUNC)
         return size, peer, []
 
     def _receive_with_address(self) -> tuple[int, Any, Control]:
-        size, control, _, peer = self._sock.recvmsg_into(
+        size, control, _, peer = self.socket.recvmsg_into(
             [self._buffer], ANCILLARY_SIZE, socket.MSG_TRUNC
         )
         return size, peer, control
 
     def _try_send(self, data: bytes | bytearray | memoryview, peer: Any, control: Control) -> bool:
-        if self._sock.fileno() < 0:
+        if self.socket.fileno() < 0:
             raise ConnectionClosed("the server is closed")
         try:
             if control:
-                self._sock.sendmsg([data], _reply_control(control), 0, peer)
+                self.socket.sendmsg([data], _reply_control(control), 0, peer)
             else:
-                self._sock.sendto(data, peer)
+                self.socket.sendto(data, peer)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:

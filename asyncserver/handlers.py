@@ -5,8 +5,10 @@ The classes mirror `socketserver`'s: the same names and the same order of calls,
 """
 
 import asyncio
+import dataclasses
 import inspect
 import io
+import socket
 import socketserver
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from asyncserver.address import Address, PeerAddress
 from asyncserver.connection import Connection
 from asyncserver.datagram import Datagram
 from asyncserver.errors import HandlerError
+from asyncserver.limits import Limits
 from asyncserver.protocol import AnyProtocol
 
 if TYPE_CHECKING:  # handlers are below the server, which only passes through them
@@ -25,30 +28,60 @@ __all__ = (
     "BaseRequestHandler",
     "DatagramRequestHandler",
     "Handler",
+    "Hosted",
     "Service",
     "StreamRequestHandler",
     "adapt",
+    "is_blocking",
 )
-
-Handler = Callable[..., Any]
-"""An async function of one argument, a `BaseRequestHandler` class, or a protocol factory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a server does with what comes in; `None` where the handler cannot take it."""
+    """What a server does with what comes in; `None` where the handler cannot take it.
+
+    Attributes:
+        blocking: takes a blocking socket, shaken hands with if it is a TLS one, and its peer.
+        capacity: most requests at once, if that is less than `Limits` allow.
+
+    """
 
     stream: Callable[[Connection], Awaitable[object]] | None = None
     datagram: Callable[[Datagram], Awaitable[object]] | None = None
     stream_factory: Callable[[], AnyProtocol] | None = None
     datagram_factory: Callable[[], asyncio.DatagramProtocol] | None = None
+    blocking: Callable[[socket.socket, PeerAddress], Awaitable[object]] | None = None
+    capacity: int | None = None
 
     def check(self, address: Address, name: str) -> None:
         """Raise `HandlerError` if the handler, called `name`, cannot serve `address`."""
-        if address.is_stream and not (self.stream or self.stream_factory):
+        if address.is_stream and not (self.stream or self.stream_factory or self.blocking):
             raise HandlerError(f"{name} handles datagrams; {address} has connections")
         if not address.is_stream and not (self.datagram or self.datagram_factory):
             raise HandlerError(f"{name} handles connections; {address} has datagrams")
+
+    def narrow(self, limits: Limits) -> Limits:
+        """Return `limits` with nothing above `capacity`."""
+        if self.capacity is None:
+            return limits
+        return dataclasses.replace(
+            limits,
+            connections=min(self.capacity, limits.connections or self.capacity),
+            datagrams=min(self.capacity, limits.datagrams or self.capacity),
+        )
+
+
+class Hosted:
+    """A handler of some other kind, which knows itself how to be served."""
+
+    def service(self, server: "Server") -> Service:
+        """Return what `server` shall do."""
+        raise NotImplementedError
+
+
+Handler = Callable[..., Any] | Hosted
+"""An async function of one argument, a `BaseRequestHandler` class, a protocol factory, or what
+`compat.threaded` makes of a blocking handler."""
 
 
 # -- classes -----------------------------------------------------------------------------------
@@ -196,6 +229,8 @@ def adapt(handler: Handler, server: "Server") -> Service:
         HandlerError: it is none; the message says what to write instead.
 
     """
+    if isinstance(handler, Hosted):
+        return handler.service(server)
     if isinstance(handler, type):
         service = _adapt_class(handler, server)
         if service is not None:
@@ -239,13 +274,13 @@ def _check_methods(handler: type[BaseRequestHandler]) -> None:
             )
 
 
-def _is_async(handler: Handler) -> bool:
+def _is_async(handler: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
         getattr(handler, "__call__", None)  # noqa: B004 - its kind matters, not that it is there
     )
 
 
-def _check_takes_one_argument(handler: Handler) -> None:
+def _check_takes_one_argument(handler: Callable[..., Any]) -> None:
     try:
         inspect.signature(handler).bind(None)
     except TypeError as exc:
@@ -256,12 +291,21 @@ def _check_takes_one_argument(handler: Handler) -> None:
         ) from None
 
 
-def _takes_nothing(handler: Handler) -> bool:
+def _takes_nothing(handler: Callable[..., Any]) -> bool:
     try:
         inspect.signature(handler).bind()
     except (TypeError, ValueError):
         return False
     return True
+
+
+def is_blocking(handler: object) -> bool:
+    """Whether this is a handler for threads: one of `socketserver`'s, or a function that blocks."""
+    if isinstance(handler, type):
+        return issubclass(handler, socketserver.BaseRequestHandler)
+    if isinstance(handler, Hosted) or not callable(handler) or _is_async(handler):
+        return False
+    return not inspect.isasyncgenfunction(handler) and not _takes_nothing(handler)
 
 
 def _advice(handler: object) -> str:

@@ -90,8 +90,10 @@ class Server:
         self._mode = mode
         self._reuse_port = reuse_port
         self._tally = Tally()
+        service = adapt(handler, self)
+        limits = service.narrow(limits)
         self._terms = Terms(
-            service=adapt(handler, self),
+            service=service,
             tls=None if tls is None else server_context(tls),
             limits=limits,
             timeouts=timeouts,

@@ -5,8 +5,11 @@ event; only `BaseException` goes further.
 """
 
 import asyncio
+import contextlib
 import socket
 import ssl
+import struct
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
@@ -27,7 +30,7 @@ from asyncserver.errors import (
 from asyncserver.handlers import Service
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.protocol import AnyProtocol, StreamProtocol, tell_when_lost
-from asyncserver.tls import TLSTransport
+from asyncserver.tls import TLSTransport, shake_hands
 
 __all__ = ("Session", "Terms")
 
@@ -54,7 +57,7 @@ class Session:
     """
 
     __slots__ = (
-        "_expired", "_lost", "_opened", "_protocol", "_sock", "_terms", "_transport", "connection", "peer",
+        "_expired", "_handed_over", "_lost", "_opened", "_protocol", "_sock", "_terms", "_transport", "connection", "peer",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, peer: PeerAddress, terms: Terms) -> None:
@@ -65,6 +68,7 @@ class Session:
         self._lost: asyncio.Future[None] | None = None
         self._opened = asyncio.get_running_loop().time()
         self._expired: str | None = None
+        self._handed_over = False  # the bare socket, to a thread
         self.connection: Connection | None = None
         self.peer = peer
 
@@ -76,8 +80,10 @@ class Session:
     async def run(self) -> None:
         """Live. Every end of it leaves the socket closed."""
         try:
-            if self._terms.service.stream_factory is None:
+            if self._terms.service.stream is not None:
                 await self._open_connection()
+            elif self._terms.service.blocking is not None:
+                await self._open_socket(self._terms.service.blocking)
             else:
                 await self._open_protocol()
         except (HandshakeError, DeadlineExceeded) as exc:
@@ -92,6 +98,8 @@ class Session:
         """Tell the handler that the server is closing."""
         if self.connection is not None:
             self.connection._protocol.wake()
+        elif self._handed_over:
+            pass  # a thread cannot be told
         elif self._protocol is None:
             self.abort()  # still shaking hands: nobody is served yet
         else:
@@ -106,6 +114,9 @@ class Session:
             self.connection.abort()
         elif self._transport is not None:
             self._transport.abort()
+        elif self._terms.service.blocking is not None:
+            with contextlib.suppress(OSError):  # the loop may watch it, so it is not closed yet
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def overdue(self, now: float) -> str | None:
         """Return the name of the deadline that is over, if one is; each only once."""
@@ -182,23 +193,64 @@ class Session:
         try:
             await self._terms.service.stream(connection)
         except Exception as exc:
-            self._report(exc, connection)
+            self._report(exc, ended=connection._protocol.ended)
         except BaseException:  # cancelled, given up, or the program ends: nothing to wait for
             connection.abort()
             raise
         await connection.aclose()
 
-    def _report(self, exc: Exception, connection: Connection) -> None:
+    def _report(self, exc: Exception, *, ended: bool) -> None:
         """Say whose fault it was: the peer's is nothing to shout about."""
         emit = self._terms.observers.emit
         if isinstance(exc, DeadlineExceeded) and exc.deadline != "handshake":
             return  # told when it ran out
         if isinstance(exc, HandshakeError | UpgradeRefusedError | DeadlineExceeded):
             emit(events.HandshakeFailed(self.peer, exc))
-        elif _is_peers_fault(exc, connection):
+        elif _is_peers_fault(exc, ended=ended):
             emit(events.Disconnected(self.peer, exc))
         else:
             emit(events.Failed(self.peer, exc))
+
+    # -- a thread with the bare socket ---------------------------------------------------------
+
+    async def _open_socket(
+        self, handle: Callable[[socket.socket, PeerAddress], Awaitable[object]]
+    ) -> None:
+        if self._terms.tls is not None:
+            await self._wrap_socket(self._terms.tls)
+        timeouts = self._terms.timeouts
+        self._sock.setblocking(True)
+        for option, seconds in (
+            (socket.SO_RCVTIMEO, timeouts.idle),
+            (socket.SO_SNDTIMEO, timeouts.write),
+        ):
+            if seconds is not None and self._terms.tls is None:
+                # socket(7). The kernel's own deadlines leave a blocking socket what it is.
+                value = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+                self._sock.setsockopt(socket.SOL_SOCKET, option, value)
+        if self._terms.tls is not None:
+            self._sock.settimeout(timeouts.idle)  # OpenSSL would try again after the kernel's
+        self._handed_over = True
+        try:
+            await handle(self._sock, self.peer)
+        except (BlockingIOError, TimeoutError):
+            self._terms.observers.emit(events.Expired(self.peer, "idle"))
+        except Exception as exc:
+            self._report(exc, ended=True)
+
+    async def _wrap_socket(self, context: ssl.SSLContext) -> None:
+        seconds = self._terms.timeouts.handshake
+        sock = context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+        self._sock = sock
+        try:
+            async with asyncio.timeout(seconds):
+                await shake_hands(sock)
+        except TimeoutError:
+            if seconds is None:
+                raise
+            raise DeadlineExceeded("handshake", seconds) from None
+        except OSError as exc:  # ssl.SSLError is one
+            raise HandshakeError(str(exc)) from exc
 
     # -- somebody else's protocol --------------------------------------------------------------
 
@@ -240,14 +292,14 @@ STREAM_ENDS = (
 )
 
 
-def _is_peers_fault(exc: Exception, connection: Connection) -> bool:
+def _is_peers_fault(exc: Exception, *, ended: bool) -> bool:
     """Whether the handler only tripped over the end of its connection.
 
     Our own exceptions can come from nowhere else; those of anyio's wrappers, and builtin ones, may
     be about another stream of the handler's, so they count only if this one is over.
     """
     if isinstance(exc, ExceptionGroup):
-        return all(_is_peers_fault(each, connection) for each in exc.exceptions)
+        return all(_is_peers_fault(each, ended=ended) for each in exc.exceptions)
     if isinstance(exc, AsyncServerError):
         return not isinstance(exc, OWN_FAULTS)
-    return isinstance(exc, STREAM_ENDS) and connection._protocol.ended
+    return isinstance(exc, STREAM_ENDS) and ended

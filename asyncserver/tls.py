@@ -75,15 +75,18 @@ async def shake_hands(sock: ssl.SSLSocket) -> None:
             return
 
 
-async def _ready(
-    fileno: int, add: Callable[..., object], remove: Callable[[int], object]
-) -> None:
+async def _ready(fileno: int, add: Callable[..., object], remove: Callable[[int], object]) -> None:
     ready = asyncio.get_running_loop().create_future()
-    add(fileno, lambda: ready.done() or ready.set_result(None))
+    add(fileno, _set, ready)
     try:
         await ready
     finally:
         remove(fileno)
+
+
+def _set(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 class TLSTransport(asyncio.Transport, asyncio.Protocol):

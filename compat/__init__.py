@@ -9,6 +9,7 @@ serves programs that nobody wants to touch.
 
 from socketserver import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 
+from compat.hosting import threaded
 from compat.install import install, installed, uninstall
 from compat.mixins import (
     ForkingMixIn,
@@ -45,5 +46,12 @@ __all__ = (
     "UnixStreamServer",
     "install",
     "installed",
+    "threaded",
     "uninstall",
 )
+
+for _name in __all__:
+    # Tracebacks and help() show where to import a name from, not the room that it lives in.
+    if getattr(globals()[_name], "__module__", "").startswith("compat."):
+        globals()[_name].__module__ = __name__
+del _name

@@ -1,10 +1,11 @@
 """`python -m compat script.py`: run a program as it is, with its servers on asyncserver."""
 
-import logging
+import functools
 import os
 import runpy
 import sys
-from typing import Literal
+from collections.abc import Callable
+from typing import Final, Literal, NoReturn
 
 import click
 
@@ -14,14 +15,13 @@ from compat.install import install
 
 __all__ = ("main",)
 
-BAD_INPUT = 2  # exit status, as that of python itself
+BAD_INPUT: Final = 2  # exit status, as that of python itself
 
 
 @click.command(
     context_settings={
         "help_option_names": ["-h", "--help"],
         "allow_interspersed_args": False,
-        "ignore_unknown_options": False,
         "max_content_width": 80,
     }
 )
@@ -36,7 +36,7 @@ def main(
     threads: int | None,
     loop: Literal["auto", "uvloop", "asyncio"],
     words: tuple[str, ...],
-) -> None:
+) -> Callable[[], object]:
     """Run a program that uses socketserver, unchanged, on asyncserver.
 
     \b
@@ -48,30 +48,25 @@ def main(
     """  # noqa: D301 - click wants the backspace itself
     if module is None and not words:
         raise click.UsageError("give a SCRIPT, or -m MODULE")
-    logging.getLogger("asyncserver").setLevel(logging.WARNING)
+    if module is None and not os.path.exists(words[0]):
+        raise click.ClickException(f"no file {words[0]}")
     engine.LOOP = loop
     install(threads=threads)
     if module is not None:
         sys.argv = [module, *words]
         sys.path[0] = os.getcwd()
-        _run_module(module)
-        return
-    script = words[0]
-    if not os.path.exists(script):
-        raise click.ClickException(f"no file {script}")
+        return functools.partial(_run_module, module)
     sys.argv = list(words)
-    sys.path[0] = os.path.dirname(os.path.abspath(script))
-    runpy.run_path(script, run_name="__main__")
+    sys.path[0] = os.path.dirname(os.path.abspath(words[0]))
+    return functools.partial(runpy.run_path, words[0], run_name="__main__")
 
 
 def _run_module(name: str) -> None:
     try:
         runpy.run_module(name, run_name="__main__", alter_sys=True)
     except ImportError as exc:
-        if exc.name is not None and f"{name}.".startswith(f"{exc.name}."):
-            raise click.ClickException(f"no module {name}: {exc}") from exc
-        if exc.__traceback__ is not None and _raised_by_runpy(exc):
-            raise click.ClickException(str(exc)) from exc
+        if _raised_by_runpy(exc):
+            _fail(str(exc))
         raise
 
 
@@ -83,12 +78,19 @@ def _raised_by_runpy(exc: BaseException) -> bool:
     return last is not None and last.tb_frame.f_globals.get("__name__") == "runpy"
 
 
+def _fail(message: str) -> NoReturn:
+    click.echo(f"compat: {' '.join(message.split())}", err=True)
+    sys.exit(BAD_INPUT)
+
+
 if __name__ == "__main__":
     try:
-        main.main(prog_name="python -m compat", standalone_mode=False)
+        run = main.main(prog_name="python -m compat", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)  # 128 plus SIGINT, as a shell says it
-    except (click.ClickException, AsyncServerError) as exc:
-        text = exc.format_message() if isinstance(exc, click.ClickException) else str(exc)
-        click.echo(f"compat: {' '.join(text.split())}", err=True)
-        sys.exit(BAD_INPUT)
+    except click.ClickException as exc:
+        _fail(exc.format_message())
+    except AsyncServerError as exc:
+        _fail(str(exc))
+    if callable(run):  # and not an exit status, as after --help
+        run()  # outside of click, which has its own way with what a program raises

@@ -31,7 +31,9 @@ __all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Engine", "engine_of", "pool_of", "wa
 
 logger = logging.getLogger("asyncserver")
 
-LOOP: Literal["auto", "uvloop", "asyncio"] = "auto"  # of the servers that begin to serve from now on
+LOOP: Literal["auto", "uvloop", "asyncio"] = (
+    "auto"  # of the servers that begin to serve from now on
+)
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds, as asyncserver.Timeouts has it
 BACK_OFF: Final = 0.05  # seconds of pause when the system is out, where there is no engine to wait
 OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -67,7 +69,7 @@ class Engine:
         self._acceptor: Acceptor | None = None
         self._selector: selectors.BaseSelector
         self._stopping = False
-        self._out: OSError | None = None  # why the last get_request got nothing
+        self._refusals: list[OSError] = []  # why the last get_request got nothing
         self._failure: BaseException | None = None
         self._parked: dict[asyncio.Task[None], ssl.SSLSocket] = {}
         self._children: dict[int, int] = {}  # process and the descriptor that tells its end
@@ -127,7 +129,7 @@ class Engine:
 
     def back_off(self, exc: OSError) -> None:
         """Note that `get_request` failed with `exc`."""
-        self._out = exc
+        self._refusals.append(exc)
 
     def park(self, request: Any, go_on: Callable[[], object]) -> bool:
         """If `request` still has to shake hands, call `go_on` when it has, and return `True`."""
@@ -157,7 +159,7 @@ class Engine:
             handshakes.possible(),
         ):
             try:
-                selector.register(self._server, selectors.EVENT_READ)
+                selector.register(self._fileno(), selectors.EVENT_READ)
             except (OSError, ValueError):
                 if self._asked_to_stop():  # shut down and closed before it began
                     return
@@ -182,19 +184,22 @@ class Engine:
         """Handle one request, as the acceptor wants it."""
         if not self._selector.select(0):
             raise BlockingIOError
-        self._out = None
         self._outside(self._server._handle_request_noblock)  # type: ignore[attr-defined]
         self._outside(self._server.service_actions)
         self._look()
-        if self._out is not None and not self._stopping:
-            self._waits_in_vain(self._out)
+        if self._refusals:
+            self._waits_in_vain(self._refusals.pop())
 
     def _waits_in_vain(self, exc: OSError) -> None:
         """Do not spin on a descriptor that stays readable while nothing can be had from it."""
         if exc.errno in OUT_OF_RESOURCES:
             raise exc
-        if self._server.fileno() < 0 and self._acceptor is not None:
+        if self._fileno() < 0 and self._acceptor is not None:
             self._acceptor.close()  # closed, while we serve: nobody comes any more
+
+    def _fileno(self) -> int:
+        fileno: int = self._server.fileno()  # type: ignore[attr-defined] # all that can be served have it
+        return fileno
 
     def _outside(self, function: Callable[..., object]) -> None:
         """Call what users wrote as if there were no loop; what it raises ends `run`."""
@@ -334,7 +339,8 @@ def _tell(event: Event) -> None:
     match event:
         case Saturated(requests):
             logger.warning(
-                "all threads or children are at work (%d): new clients wait in the backlog", requests
+                "all threads or children are at work (%d): new clients wait in the backlog",
+                requests,
             )
         case Exhausted(error, first=True):
             logger.warning("cannot accept: %s; trying again until it works", error)

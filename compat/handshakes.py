@@ -54,7 +54,7 @@ _lock = threading.Lock()
 _users = 0
 
 
-def _wrap_socket_late(  # noqa: PLR0917 - the signature is SSLContext's
+def _wrap_socket_late(
     self: ssl.SSLContext,
     sock: Any,
     server_side: bool = False,  # noqa: FBT001, FBT002

@@ -3,23 +3,31 @@
 import asyncio
 import contextlib
 import contextvars
+import functools
+import inspect
 import logging
 import socket
 import socketserver
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import anyio
+from anyio._core._eventloop import claim_worker_thread, get_async_backend
 
+import asyncserver
+from asyncserver.handlers import Hosted, Service
+from asyncserver.server import DEFAULT_GRACE as NATIVE_GRACE
 from compat.engine import engine_of, pool_of
 from compat.pool import Job, Pool
 
-__all__ = ("DEFAULT_GRACE", "serve_in_thread", "wake")
+__all__ = ("DEFAULT_GRACE", "HostServer", "serve_in_thread", "threaded", "wake")
 
 logger = logging.getLogger("asyncserver")
 
 DEFAULT_GRACE: Final = 1.0  # seconds; whoever cancels is in a hurry
+MAX_THREADS: Final = 1000  # handlers at once on the native server
 WAKE_GRACE: Final = 0.25  # seconds that a handler has to end, after its socket was shut down
+SEND_TIMEOUT: Final = 30.0  # seconds that a reply to a datagram may wait for room
 _pool = Pool("asyncserver")
 
 
@@ -62,6 +70,9 @@ def call_in_thread(
     return done, job
 
 
+# -- a whole drop-in server --------------------------------------------------------------------
+
+
 async def serve_in_thread(server: socketserver.BaseServer, grace: float | None) -> None:
     """See `BaseServer.serve`."""
     done, _ = call_in_thread(_pool, server.serve_forever)
@@ -100,3 +111,169 @@ async def _stop(
 def _report(done: "asyncio.Future[Any]") -> None:
     if done.done() and not done.cancelled() and done.exception() is not None:
         logger.error("stopping a server failed", exc_info=done.exception())
+
+
+# -- a handler on the native server ------------------------------------------------------------
+
+
+def threaded(handler: Callable[..., object], *, max_threads: int | None = MAX_THREADS) -> Hosted:
+    """Make a blocking handler one that `asyncserver.serve`, `run` and `Server` take.
+
+    Each request runs in a thread, with a blocking `socket.socket` (with TLS an `ssl.SSLSocket`, the
+    handshake of which is done). The server's limits, deadlines, TLS, drain and counters apply; a
+    drain waits for handlers, then wakes those that wait for their peer. Bytes are not counted, and
+    the `idle` and `write` deadlines are those of single calls of `recv` and `send`. In the thread,
+    `anyio.from_thread.run` reaches the event loop.
+
+    Args:
+        handler: a class derived from `socketserver.BaseRequestHandler`, anything that is called like
+            one, or a function of a socket. As `self.server` it gets a `HostServer`.
+        max_threads: handlers at once. Beyond it the server accepts no more, and clients wait in the
+            backlog; datagrams are dropped and counted. `None`: as `Limits` allow.
+
+    Raises:
+        HandlerError: it cannot be called in either way.
+        SettingError: `max_threads` is less than 1.
+
+    """
+    if max_threads is not None and max_threads < 1:
+        raise asyncserver.SettingError(
+            f"max_threads is {max_threads!r}: write at least 1, or None for what Limits allow"
+        )
+    return Threaded(handler, max_threads)
+
+
+class HostServer:
+    """What a handler on the native server finds as `self.server`.
+
+    Attributes:
+        server_address: where the request came in, as `socketserver` writes addresses.
+        RequestHandlerClass: the handler.
+        native: the `asyncserver.Server`; not to be touched but on its loop.
+
+    """
+
+    def __init__(
+        self,
+        server_address: Any,
+        handler: Callable[..., object],
+        native: asyncserver.Server,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.server_address = server_address
+        self.RequestHandlerClass = handler
+        self.native = native
+        self._loop = loop
+
+    def shutdown(self) -> None:
+        """Drain the server, with the default grace. Does not wait, so a handler may call it."""
+        self._loop.call_soon_threadsafe(self.native.begin_close, NATIVE_GRACE)
+
+
+class Threaded(Hosted):
+    """A blocking handler, and the threads for it."""
+
+    def __init__(self, handler: Callable[..., object], max_threads: int | None) -> None:
+        self.__qualname__ = getattr(handler, "__qualname__", None) or repr(handler)
+        self._handler = handler
+        self._max_threads = max_threads
+        self._is_function = not _is_called_like_a_class(handler)
+        self._pool = Pool(self.__qualname__)
+
+    def service(self, server: asyncserver.Server) -> Service:
+        kind = _class_of(self._handler)
+        streams = kind is None or not issubclass(kind, socketserver.DatagramRequestHandler)
+        datagrams = not self._is_function and (
+            kind is None or not issubclass(kind, socketserver.StreamRequestHandler)
+        )
+        return Service(
+            blocking=functools.partial(self._serve, server) if streams else None,
+            datagram=functools.partial(self._answer, server) if datagrams else None,
+            capacity=self._max_threads,
+        )
+
+    async def _serve(
+        self, server: asyncserver.Server, sock: socket.socket, peer: asyncserver.PeerAddress
+    ) -> None:
+        done, _ = call_in_thread(
+            self._pool, self._handle, server, asyncio.get_running_loop(), sock, peer
+        )
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError:
+            wake(sock)
+            with contextlib.suppress(Exception):
+                await asyncio.shield(done)
+            raise
+
+    def _handle(
+        self,
+        server: asyncserver.Server,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        peer: asyncserver.PeerAddress,
+    ) -> None:
+        with _reaching(loop):
+            try:
+                if self._is_function:
+                    self._handler(sock)
+                else:
+                    self._handler(sock, peer, self._host(sock, server, loop))
+            finally:
+                with contextlib.suppress(OSError):  # the peer may have gone
+                    sock.shutdown(socket.SHUT_WR)
+
+    async def _answer(self, server: asyncserver.Server, datagram: asyncserver.Datagram) -> None:
+        # One of its own, because Python would block in, or fail on, the server's non-blocking one.
+        sock = datagram.socket.dup()
+        done, _ = call_in_thread(
+            self._pool, self._handle_datagram, server, asyncio.get_running_loop(), sock, datagram
+        )
+        await asyncio.shield(done)
+
+    def _handle_datagram(
+        self,
+        server: asyncserver.Server,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        datagram: asyncserver.Datagram,
+    ) -> None:
+        with sock, _reaching(loop):
+            sock.settimeout(SEND_TIMEOUT)
+            self._handler((datagram.data, sock), datagram.peer, self._host(sock, server, loop))
+
+    def _host(
+        self, sock: socket.socket, server: asyncserver.Server, loop: asyncio.AbstractEventLoop
+    ) -> HostServer:
+        return HostServer(sock.getsockname(), self._handler, server, loop)
+
+
+def _class_of(handler: Callable[..., object]) -> type | None:
+    """Return the handler class behind `handler`, which may be a `functools.partial` of it."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    is_class = isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler)
+    return handler if isinstance(handler, type) and is_class else None
+
+
+def _is_called_like_a_class(handler: Callable[..., object]) -> bool:
+    if _class_of(handler) is not None:
+        return True
+    name = getattr(handler, "__qualname__", None) or repr(handler)
+    if inspect.iscoroutinefunction(handler):
+        raise asyncserver.HandlerError(f"{name}() is async: serve it without compat.threaded()")
+    for arguments in (1, 3):
+        with contextlib.suppress(TypeError, ValueError):
+            inspect.signature(handler).bind(*range(arguments))
+            return arguments > 1
+    raise asyncserver.HandlerError(
+        f"{name} cannot be hosted in threads: give a socketserver handler class, or a function of"
+        " a socket"
+    )
+
+
+@contextlib.contextmanager
+def _reaching(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Make this thread one that `anyio.from_thread.run` works in; anyio has no public way to."""
+    with claim_worker_thread(get_async_backend("asyncio"), loop):
+        yield

@@ -81,7 +81,9 @@ def join_within(jobs: Collection[Job], seconds: float | None) -> None:
             for job in jobs:
                 wake(job.args[0])
     if jobs:
-        logger.warning("server_close(): %d handlers did not end, even without their peers", len(jobs))
+        logger.warning(
+            "server_close(): %d handlers did not end, even without their peers", len(jobs)
+        )
 
 
 @mirrors(socketserver.ThreadingMixIn)

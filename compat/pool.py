@@ -30,7 +30,9 @@ class Job:
 
     __slots__ = ("_done", "args", "daemon", "ends_thread", "target", "thread")
 
-    def __init__(self, target: Callable[..., object], args: tuple[Any, ...], *, daemon: bool):
+    def __init__(
+        self, target: Callable[..., object], args: tuple[Any, ...], *, daemon: bool
+    ) -> None:
         self.target = target
         self.args = args
         self.daemon = daemon

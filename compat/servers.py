@@ -86,7 +86,9 @@ class BaseServer(socketserver.BaseServer):
         if engine is not None and not engine.runs_here:
             engine = None
         try:
-            request, client_address = self.get_request() if engine is None else put_off(self.get_request)
+            request, client_address = (
+                self.get_request() if engine is None else put_off(self.get_request)
+            )
         except OSError as exc:
             if engine is not None:
                 engine.back_off(exc)
@@ -125,7 +127,9 @@ class TCPServer(BaseServer, socketserver.TCPServer):
 
 
 def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
-    owners = (each for each in (server, *type(server).__mro__) if "request_queue_size" in vars(each))
+    owners = (
+        each for each in (server, *type(server).__mro__) if "request_queue_size" in vars(each)
+    )
     return next(owners) is socketserver.TCPServer and server.request_queue_size == 5  # noqa: PLR2004
 
 
