@@ -25,14 +25,15 @@ BAD_INPUT: Final = 2  # exit status, as that of python itself
         "max_content_width": 80,
     }
 )
-@click.option("-m", "module", metavar="MODULE", is_flag=False, help="Run a module and not a file.")
+@click.option("-m", "is_module", is_flag=True, help="PROGRAM is a module and not a file.")
 @click.option("--threads", metavar="N", type=click.IntRange(min=1),
               help="Give servers that handle one request at a time so many threads.")  # fmt: skip
 @click.option("--loop", metavar="auto|uvloop|asyncio", default="auto", show_default=True,
               type=click.Choice(["auto", "uvloop", "asyncio"]), help="Event loop.")  # fmt: skip
-@click.argument("words", metavar="SCRIPT ARGS...", nargs=-1, type=click.UNPROCESSED)
+@click.argument("words", metavar="PROGRAM ARGS...", nargs=-1, type=click.UNPROCESSED)
 def main(
-    module: str | None,
+    *,
+    is_module: bool,
     threads: int | None,
     loop: Literal["auto", "uvloop", "asyncio"],
     words: tuple[str, ...],
@@ -46,19 +47,18 @@ def main(
 
     The program finds the standard library's socketserver, also under its Python 2 name SocketServer.
     """  # noqa: D301 - click wants the backspace itself
-    if module is None and not words:
-        raise click.UsageError("give a SCRIPT, or -m MODULE")
-    if module is None and not os.path.exists(words[0]):
-        raise click.ClickException(f"no file {words[0]}")
+    if not words:
+        raise click.UsageError("give a script, or -m and a module")
+    program = words[0]
+    if not is_module and not os.path.exists(program):
+        raise click.ClickException(f"no file {program}")
     engine.LOOP = loop
     install(threads=threads)
-    if module is not None:
-        sys.argv = [module, *words]
-        sys.path[0] = os.getcwd()
-        return functools.partial(_run_module, module)
     sys.argv = list(words)
-    sys.path[0] = os.path.dirname(os.path.abspath(words[0]))
-    return functools.partial(runpy.run_path, words[0], run_name="__main__")
+    sys.path[0] = os.getcwd() if is_module else os.path.dirname(os.path.abspath(program))
+    if is_module:
+        return functools.partial(_run_module, program)
+    return functools.partial(runpy.run_path, program, run_name="__main__")
 
 
 def _run_module(name: str) -> None:
