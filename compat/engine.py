@@ -25,9 +25,9 @@ from asyncserver.events import Event, Exhausted, Observers, Saturated
 from asyncserver.serve import loop_factory
 from asyncserver.tls import shake_hands
 from compat import handshakes
-from compat.pool import Pool
+from compat.state import ENGINE, at_work, has_actions
 
-__all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Engine", "engine_of", "pool_of", "watch_all")
+__all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Engine", "watch_all")
 
 logger = logging.getLogger("asyncserver")
 
@@ -37,20 +37,6 @@ LOOP: Literal["auto", "uvloop", "asyncio"] = (
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds, as asyncserver.Timeouts has it
 BACK_OFF: Final = 0.05  # seconds of pause when the system is out, where there is no engine to wait
 OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-# The only two attributes that we add to a server; a name of their own, as subclasses use all others.
-ENGINE: Final = "_asyncserver_engine"
-POOL: Final = "_asyncserver_pool"
-
-
-def engine_of(server: socketserver.BaseServer) -> "Engine | None":
-    """Return what drives `server` now, if something does."""
-    return vars(server).get(ENGINE)
-
-
-def pool_of(server: socketserver.BaseServer) -> Pool | None:
-    """Return the threads of `server`, if it has had any."""
-    return vars(server).get(POOL)
 
 
 class Engine:
@@ -172,7 +158,7 @@ class Engine:
             _running.add(self)
             try:
                 self._acceptor.resume()
-                if _has_actions(self._server):
+                if has_actions(self._server):
                     self._tick_later()
                 if not self._asked_to_stop():
                     loop.run_forever()
@@ -218,8 +204,10 @@ class Engine:
         self._stop(context.get("exception") or RuntimeError(context["message"]))
 
     def _stop(self, failure: BaseException | None = None) -> None:
+        if self._stopping:
+            return
         self._stopping = True
-        self._failure = self._failure or failure
+        self._failure = failure
         if self._acceptor is not None:
             self._acceptor.close()
         self._loop.stop()
@@ -267,12 +255,12 @@ class Engine:
     @property
     def inside(self) -> int:
         """Requests that threads or children are at, or that shake hands."""
-        return len(self._parked) + _at_work(self._server)[0]
+        return len(self._parked) + at_work(self._server)[0]
 
     @property
     def full(self) -> bool:
         """Whether there is no thread or child for one more; then `slot_is_free` will be called."""
-        busy, limit = _at_work(self._server)
+        busy, limit = at_work(self._server)
         if limit is None or busy + len(self._parked) < limit:
             return False
         self._told_when_free = True
@@ -313,26 +301,10 @@ class Engine:
         self.slot_is_free()
 
 
-def _at_work(server: socketserver.BaseServer) -> tuple[int, int | None]:
-    """Return how many requests are in other hands, and how many may be."""
-    if isinstance(server, socketserver.ForkingMixIn):
-        return len(server.active_children or ()), server.max_children
-    pool = pool_of(server)
-    return (0, None) if pool is None else (len(pool.jobs), pool.limit)
-
-
 def _check(server: socketserver.BaseServer) -> None:
     limit = getattr(server, "max_threads", None)
     if isinstance(server, socketserver.ThreadingMixIn) and limit is not None and limit < 1:
         raise SettingError(f"max_threads is {limit!r}: write at least 1, or None for no limit")
-
-
-def _has_actions(server: socketserver.BaseServer) -> bool:
-    """Whether `service_actions` does anything that somebody may wait for."""
-    quiet: list[Any] = [socketserver.BaseServer.service_actions]
-    if hasattr(os, "pidfd_open") and isinstance(server, socketserver.ForkingMixIn):
-        quiet.append(socketserver.ForkingMixIn.service_actions)  # ours to reap
-    return getattr(server.service_actions, "__func__", None) not in quiet
 
 
 def _tell(event: Event) -> None:

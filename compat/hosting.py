@@ -17,8 +17,8 @@ from anyio._core._eventloop import claim_worker_thread, get_async_backend
 import asyncserver
 from asyncserver.handlers import Hosted, Service
 from asyncserver.server import DEFAULT_GRACE as NATIVE_GRACE
-from compat.engine import engine_of, pool_of
 from compat.pool import Job, Pool
+from compat.state import engine_of, pool_of
 
 __all__ = ("DEFAULT_GRACE", "HostServer", "serve_in_thread", "threaded", "wake")
 

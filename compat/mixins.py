@@ -14,10 +14,10 @@ import weakref
 from collections.abc import Collection
 from typing import Any, Final
 
-from compat.engine import POOL, engine_of, pool_of
 from compat.hosting import wake
 from compat.pool import Job, Pool
 from compat.servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from compat.state import POOL, engine_of, pool_of
 from compat.words import mirrors
 
 __all__ = (

@@ -10,9 +10,10 @@ import threading
 import time
 from typing import Any, Final
 
-from compat.engine import BACK_OFF, ENGINE, OUT_OF_RESOURCES, Engine, engine_of
+from compat.engine import BACK_OFF, OUT_OF_RESOURCES, Engine
 from compat.handshakes import put_off
 from compat.hosting import DEFAULT_GRACE, serve_in_thread
+from compat.state import ENGINE, engine_of
 from compat.words import mirrors
 
 __all__ = ("BaseServer", "TCPServer", "UDPServer", "UnixDatagramServer", "UnixStreamServer")

@@ -1,6 +1,7 @@
 """Which room may use which: the imports are read, and any other edge fails."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -36,9 +37,18 @@ LEVEL = {
     "cli": {"client", "target"},
     "__main__": {"cli"},
 }
+# The drop-in's rooms, likewise; a room may use those before it.
+COMPAT = (
+    "words", "pool", "state", "handshakes", "engine", "hosting", "servers", "mixins", "install", "__main__",
+)  # fmt: skip
+# Only these know asyncserver, and of it what a room offers in its `__all__`.
+BOTH_WORLDS = {"engine", "hosting", "install", "__main__"}
 IMPURE = {"asyncio", "socket", "ssl", "time", "selectors", "threading"}
 LONGEST = 300  # lines, of which many are docstrings
 LONGER = {
+    "cli": "one table of all settings, and the words of its help",
+    "handlers": "the mirror classes stand beside what adapts them",
+    "session": "three kinds of handlers, each with its own way to open",
     "tls": "both faces of a layer: a transport's and a protocol's methods",
 }
 
@@ -91,7 +101,7 @@ def test_imports_point_down(room):
                 f"{room} (floor {floor(room)}) must not use {used} (floor {floor(used)})"
             )
         assert name != "asyncserver", f"{room} imports the package from inside itself"
-        assert not name.startswith("compat")
+        assert room == "cli" or not name.startswith("compat"), "but lazily, on the command line"
 
 
 @pytest.mark.parametrize("room", sorted(LEVEL))
@@ -121,6 +131,36 @@ def test_room_can_be_read_in_one_sitting(room):
     lines = len((PACKAGE / f"{room}.py").read_text().splitlines())
     assert (lines > LONGEST) == (room in LONGER), lines
     assert ast.get_docstring(ROOMS[room])
+
+
+def test_every_room_of_compat_has_its_place():
+    assert {path.stem for path in (ROOT / "compat").glob("*.py")} == {*COMPAT, "__init__"}
+
+
+@pytest.mark.parametrize("room", COMPAT)
+def test_compat_imports_point_down_and_are_public(room):
+    path = ROOT / "compat" / f"{room}.py"
+    tree = ast.parse(path.read_text())
+    for_types_only = {
+        inner
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in set(ast.walk(tree)) - for_types_only:
+        assert not (isinstance(node, ast.Import) and "compat" in ast.unparse(node))
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        package, _, used = node.module.partition(".")
+        names = {alias.name for alias in node.names}
+        if package == "compat":
+            for each in {used} if used else names:
+                assert COMPAT.index(each) < COMPAT.index(room)
+        elif package == "asyncserver":
+            assert room in BOTH_WORLDS
+            assert names <= set(importlib.import_module(node.module).__all__)
+    assert ast.get_docstring(ast.parse(path.read_text()))
+    assert len(path.read_text().splitlines()) <= LONGEST + 10 * (room == "engine")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda path: path.stem)

@@ -227,7 +227,7 @@ def test_none_lifts_every_limit_that_can_be_lifted(arguments, project):
     ],
 )
 def test_target_may_be_a_module_or_a_file(target, name, arguments, project):
-    import queue  # noqa: PLC0415 - which must stay what it is
+    import queue
 
     given = arguments(target.format(directory=project), *BIND)
     assert given["handler"].__qualname__ == name

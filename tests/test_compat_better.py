@@ -1,0 +1,410 @@
+"""Where compat is meant to be better than the standard library, and what is new in it."""
+
+import contextlib
+import errno
+import itertools
+import os
+import resource
+import select
+import signal
+import socket
+import socketserver
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import compat
+from asyncserver import SettingError
+from compat import engine
+from compat.pool import Job, Pool
+from tests.conftest import TLS
+from tests.test_compat_rows import ANY, Upper, ask, over, serving
+
+
+@pytest.fixture(autouse=True, params=["uvloop", "asyncio"])
+def loop(request, monkeypatch):
+    monkeypatch.setattr(engine, "LOOP", request.param)
+
+
+class Waits(socketserver.StreamRequestHandler):
+    """Says hello, then waits for its peer."""
+
+    def handle(self):
+        self.wfile.write(b"hello\n")
+        self.rfile.read()
+
+
+@contextlib.contextmanager
+def waiting_client(server: Any):
+    with socket.create_connection(server.server_address, 10) as client:
+        assert client.recv(6) == b"hello\n"
+        yield client
+
+
+# -- shutdown --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+def test_shutdown_does_not_wait_for_poll_interval(kind):
+    with serving(getattr(compat, kind)(ANY, Upper), poll_interval=3600) as server:
+        ask(server)
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+def test_shutdown_from_a_handler(kind):
+    class Handler(Upper):
+        def handle(self):
+            super().handle()
+            self.server.shutdown()
+
+    with getattr(compat, kind)(ANY, Handler) as server:
+        client = threading.Thread(target=ask, args=(server,))
+        client.start()
+        server.serve_forever(poll_interval=None)
+        client.join()
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+def test_shutdown_before_serving_and_twice(kind):
+    with getattr(compat, kind)(ANY, Upper) as server:
+        server.shutdown()
+        server.shutdown()
+        server.serve_forever(poll_interval=None)  # asked to stop already
+        with serving(server):
+            assert ask(server) == b"HELLO\n"
+
+
+def test_shutdown_and_close_before_the_thread_has_begun():
+    for _ in range(20):
+        with compat.TCPServer(ANY, Upper) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+def test_shutdown_from_a_signal_handler(kind):
+    with getattr(compat, kind)(ANY, Upper) as server:
+        before = signal.signal(signal.SIGUSR1, lambda *_: server.shutdown())
+
+        def interrupt():
+            ask(server)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        try:
+            server.serve_forever(poll_interval=None)
+        finally:
+            thread.join()
+            signal.signal(signal.SIGUSR1, before)
+
+
+def test_r24_server_close_in_a_threaded_handler_does_not_wait_for_itself():
+    closed = threading.Event()
+
+    class Handler(Upper):
+        def handle(self):
+            super().handle()
+            self.server.server_close()
+            closed.set()
+
+    with serving(compat.ThreadingTCPServer(ANY, Handler)) as server:
+        assert ask(server) == b"HELLO\n"
+        assert closed.wait(10)
+
+
+# -- threads ---------------------------------------------------------------------------------------
+
+
+def test_r5_threads_are_daemon_as_the_server_says():
+    class Handler(compat.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(str(threading.current_thread().daemon).encode())
+
+    with serving(compat.ThreadingTCPServer(ANY, Handler)) as server:
+        answers = []
+        for daemon in (False, True, False):
+            server.daemon_threads = daemon
+            answers.append(ask(server))
+    assert answers == [b"False", b"True", b"False"]
+
+
+def test_r5_process_with_a_blocked_daemon_handler_exits():
+    program = """
+import compat, socket, threading
+class Handler(compat.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"x")
+        self.request.recv(1)
+server = compat.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+server.daemon_threads = True
+threading.Thread(target=server.serve_forever, daemon=True).start()
+client = socket.create_connection(server.server_address)
+client.recv(1)
+"""
+    result = subprocess.run([sys.executable, "-c", program], timeout=20, check=False)
+    assert result.returncode == 0
+
+
+def test_idle_threads_do_not_keep_the_process():
+    program = """
+from compat.pool import Job, Pool
+pool = Pool("idle")
+job = Job(int, (), daemon=False)
+pool.run(job)
+job.join()
+"""
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", program], timeout=20, check=True)
+    assert time.monotonic() - start < 9  # an idle thread stays for 10 s
+
+
+def test_r6_close_timeout_wakes_a_handler_that_waits_for_its_peer():
+    with serving(compat.ThreadingTCPServer(ANY, Waits)) as server:
+        server.close_timeout = 0.05
+        with waiting_client(server) as client:
+            server.shutdown()
+            server.server_close()
+            assert list(server._threads) == []
+            assert client.recv(1) == b""
+
+
+def test_r4_at_max_threads_clients_wait_in_the_backlog():
+    class Server(compat.ThreadingTCPServer):
+        max_threads = 2
+        accepted = 0
+
+        def get_request(self):
+            self.accepted += 1
+            return super().get_request()
+
+    with serving(Server(ANY, Waits)) as server:
+        first, second = [socket.create_connection(server.server_address, 10) for _ in range(2)]
+        assert first.recv(6) == second.recv(6) == b"hello\n"
+        with socket.create_connection(server.server_address, 10) as third:
+            assert not select.select([third], [], [], 0.05)[0]
+            assert server.accepted == 2
+            first.close()
+            assert third.recv(6) == b"hello\n"
+        second.close()
+    assert server.accepted == 3
+
+
+def test_max_threads_must_be_at_least_one():
+    with compat.ThreadingTCPServer(ANY, Upper) as server:
+        server.max_threads = 0
+        with pytest.raises(SettingError, match="max_threads is 0"):
+            server.serve_forever()
+
+
+def test_r7_max_idle_threads_0_gives_every_request_a_fresh_thread():
+    local = threading.local()
+
+    class Handler(compat.StreamRequestHandler):
+        def handle(self):
+            local.count = getattr(local, "count", 0) + 1
+            self.wfile.write(str(local.count).encode())
+
+    with serving(compat.ThreadingTCPServer(ANY, Handler)) as server:
+        server.max_idle_threads = 0
+        assert [ask(server) for _ in range(3)] == [b"1"] * 3
+
+
+def test_server_close_leaves_no_thread():
+    before = set(threading.enumerate())
+    with serving(compat.ThreadingTCPServer(ANY, Upper)) as server:
+        for _ in range(3):
+            ask(server)
+    assert set(threading.enumerate()) == before
+
+
+def test_pool_uses_a_thread_again_and_starts_one_for_whoever_comes():
+    pool = Pool("test")
+    names = []
+    for _ in range(3):
+        job = Job(lambda: names.append(threading.current_thread().name), (), daemon=True)
+        pool.run(job)
+        job.join()
+    assert len(set(names)) == 1
+    barrier = threading.Barrier(5)
+    jobs = [Job(barrier.wait, (10,), daemon=True) for _ in range(5)]
+    for job in jobs:
+        pool.run(job)
+    for job in jobs:
+        job.join()
+    assert not barrier.broken
+    pool.retire()
+
+
+def test_r7_memory_of_requests_is_flat():
+    """The list that `server_close` joins forgets who has finished."""
+    longest = 0
+    with serving(compat.ThreadingTCPServer(ANY, Upper)) as server:
+        for _ in range(200):
+            ask(server)
+            longest = max(longest, len(server._threads))
+    assert longest < 10
+
+
+# -- exhaustion ------------------------------------------------------------------------------------
+
+
+def test_r21_out_of_descriptors_does_not_spin(monkeypatch, caplog):
+    calls = []
+    enough = threading.Event()
+
+    class Server(compat.TCPServer):
+        def get_request(self):
+            calls.append(time.monotonic())
+            if len(calls) <= 3:
+                raise OSError(errno.EMFILE, "no more")
+            enough.set()
+            return super().get_request()
+
+    with serving(Server(ANY, Upper)) as server:
+        assert ask(server) == b"HELLO\n"
+    gaps = [later - earlier for earlier, later in itertools.pairwise(calls)]
+    assert min(gaps[:3]) > 0.05
+    assert [record.message for record in caplog.records] == [
+        "cannot accept: [Errno 24] no more; trying again until it works"
+    ]
+
+
+def test_listener_closed_while_serving_does_not_spin():
+    with serving(compat.TCPServer(ANY, Upper)) as server:
+        ask(server)
+        server.server_close()
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_utime
+        select.select([], [], [], 0.1)
+        assert resource.getrusage(resource.RUSAGE_THREAD).ru_utime - before < 0.05
+
+
+def test_r19_backlog_is_longer_unless_somebody_said_so():
+    with compat.TCPServer(ANY, Upper) as server:
+        assert server.request_queue_size == 128
+        assert type(server).request_queue_size == 5
+    said = type("Said", (compat.TCPServer,), {"request_queue_size": 5})
+    with said(ANY, Upper) as server:
+        assert server.request_queue_size == 5
+
+
+# -- forking ---------------------------------------------------------------------------------------
+
+FORKING = """
+import os, signal, socket, sys, threading, warnings
+import {module} as module
+from compat import engine
+engine.LOOP = "{loop}"
+warnings.simplefilter("error")
+class Handler(module.StreamRequestHandler):
+    def handle(self):
+        assert threading.active_count() == 1
+        self.wfile.write(self.rfile.readline())
+class Server(module.ForkingTCPServer):
+    max_children = 2
+    def close_request(self, request):
+        assert len(self.active_children or ()) <= self.max_children
+        super().close_request(request)
+server = Server(("127.0.0.1", 0), Handler)
+pid = os.fork()
+if pid == 0:
+    server.server_close()
+    for _ in range(6):
+        with socket.create_connection(server.server_address) as client:
+            client.sendall(b"x\\n")
+            assert client.recv(10) == b"x\\n"
+            client.recv(1)
+    idle = [socket.create_connection(server.server_address) for _ in range(2)]
+    waits = socket.create_connection(server.server_address)
+    waits.sendall(b"y\\n")
+    idle[0].close()
+    assert waits.recv(10) == b"y\\n"
+    idle[1].close(), waits.close()
+    os._exit(0)
+child = os.pidfd_open(pid)
+def stop():
+    if os.waitid(os.P_PIDFD, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        server._BaseServer__shutdown_request = True
+server.service_actions = lambda: (Server.service_actions(server), stop())
+server.serve_forever(poll_interval=0.01)
+server.server_close()
+assert not server.active_children, server.active_children
+assert threading.active_count() == 1
+print(os.waitpid(pid, 0)[1])
+"""
+
+
+def test_r17_forking_has_no_threads_no_warnings_and_keeps_to_max_children():
+    program = FORKING.format(module="compat", loop=engine.LOOP)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert (result.stdout, result.returncode) == ("0\n", 0), result.stderr
+    full = "all threads or children are at work (2): new clients wait in the backlog"
+    assert set(result.stderr.splitlines()) <= {full}
+
+
+# -- TLS -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+@pytest.mark.parametrize("way", ["listener", "get_request", "verified"])
+def test_r14_silent_tls_clients_hold_up_nobody(kind, way, tls: TLS):
+    class Server(getattr(compat, kind)):  # type: ignore[misc]
+        verified: list[Any] = []
+
+        def get_request(self):
+            sock, address = super().get_request()
+            if way == "get_request":
+                sock = tls.server.wrap_socket(sock, server_side=True)
+            return sock, address
+
+        def verify_request(self, request, client_address):
+            self.verified.append(request.version())
+            return True
+
+    if way == "listener":
+        del Server.verify_request
+    server = Server(ANY, Upper)
+    if way != "get_request":
+        server.socket = tls.server.wrap_socket(server.socket, server_side=True)
+    with contextlib.ExitStack() as stack, serving(server):
+        for _ in range(10):
+            stack.enter_context(socket.create_connection(server.server_address, 10))
+        client = stack.enter_context(socket.create_connection(server.server_address, 10))
+        assert over(client, tls) == b"HELLO\n"
+        server.shutdown()  # at once, with ten handshakes open
+    assert set(server.verified) <= {"TLSv1.3"}
+
+
+def test_certificate_asked_for_in_get_request_shakes_hands_there(tls: TLS):
+    class Server(compat.TCPServer):
+        seen: list[Any] = []
+
+        def get_request(self):
+            sock, address = super().get_request()
+            wrapped = tls.server.wrap_socket(sock, server_side=True)
+            self.seen.append((wrapped.version(), type(wrapped)))
+            return wrapped, address
+
+    with (
+        serving(Server(ANY, Upper)) as server,
+        socket.create_connection(server.server_address, 10) as client,
+    ):
+        assert over(client, tls) == b"HELLO\n"
+    assert server.seen == [("TLSv1.3", ssl.SSLSocket)]
+
+
+def test_ssl_context_is_left_as_it_was(tls: TLS):
+    before = ssl.SSLContext.wrap_socket
+    with serving(compat.TCPServer(ANY, Upper)) as server:
+        ask(server)
+    assert ssl.SSLContext.wrap_socket is before
