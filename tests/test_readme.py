@@ -41,14 +41,17 @@ SERVING = {
 }
 # What the others print.
 PRINTING = {
+    "Moving from socketserver 3": "b'blocking hello\\n'\nb'async hello\\n'\nb'blocking hello\\n'\n",
     "Inside an async program 1": "b'HELLO\\n'\n",
     "Stopping well 1": "b'done one\\n'\nb'done two\\n' ServerState.CLOSED\n",
 }
 ENCRYPTED = "TLS 1"
+# Blocking programs, that run until Ctrl-C.
+BLOCKING = ["Moving from socketserver 1", "Moving from socketserver 2"]
 
 
 def test_every_program_is_run_by_a_test():
-    assert set(PROGRAMS) == {*SERVING, *PRINTING, ENCRYPTED}
+    assert set(PROGRAMS) == {*SERVING, *PRINTING, *BLOCKING, ENCRYPTED}
 
 
 @contextmanager
@@ -104,6 +107,25 @@ def test_program_prints(name):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (result.stdout, result.stderr, result.returncode) == (PRINTING[name], "", 0)
+
+
+@pytest.mark.parametrize("name", BLOCKING)
+@pytest.mark.parametrize("road", [[], ["-m", "compat"]])
+def test_blocking_program_serves(name, road, directory):
+    script = Path(directory, "program.py")
+    script.write_text(local(PROGRAMS[name], directory).replace("9999", "0"))
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", *road, str(script)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    port = int(process.stdout.readline().rpartition(" ")[2])
+    with socket.create_connection(("127.0.0.1", port), 10) as client:
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"HELLO\n"
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=10)[1]
+    assert error.endswith("KeyboardInterrupt\n")
 
 
 def test_program_serves_tls(directory, tls: TLS):
