@@ -49,7 +49,6 @@ async def datagrams(datagram): ...
 
 class Datagrams(asyncserver.DatagramRequestHandler): ...
 
-def blocking(connection): ...
 
 number = 5
 """
@@ -260,7 +259,6 @@ MISTAKES = {
         ["serve", "needs:x", *BIND], "importing needs failed: .*'nonexistent_library'.*needs.py:1",
     ),
     "module exits": (["serve", "exits:x", *BIND], "SystemExit: no more .*exits.py:2"),
-    "blocking handler": (["serve", "handlers:blocking", *BIND], "write `async def blocking"),
     "no handler": (["serve", "handlers:number", *BIND], "5 cannot handle requests"),
     "datagrams on tcp": (
         ["serve", "handlers:Datagrams", *BIND], "Datagrams handles datagrams; tcp://127.0.0.1:0",
