@@ -1,0 +1,295 @@
+"""Blocking code in async programs: handlers on the native server, and whole servers awaited."""
+
+import asyncio
+import functools
+import os
+import socket
+import socketserver
+import ssl
+import threading
+from typing import Any
+
+import anyio
+import pytest
+
+import compat
+from asyncserver import HandlerError, Limits, SettingError, Timeouts
+from asyncserver.events import Disconnected, Expired, Failed
+from tests.conftest import TLS, connect, serving, upper
+
+
+class Upper(socketserver.StreamRequestHandler):
+    word = b""
+
+    def handle(self):
+        self.wfile.write(self.word + self.rfile.readline().upper())
+
+
+class Waits(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"hello\n")
+        self.rfile.read()
+
+
+def function(sock):
+    assert type(sock) is socket.socket
+    assert sock.gettimeout() is None
+    assert os.get_blocking(sock.fileno())
+    sock.sendall(sock.recv(100).upper())
+
+
+@pytest.mark.parametrize("handler", [Upper, functools.partial(Upper), function])
+async def test_blocking_handler_serves_streams(handler, url):
+    async with (
+        serving(compat.threaded(handler), url) as server,
+        connect(server.addresses[0]) as (reader, writer),
+    ):
+        writer.write(b"hello\n")
+        assert await reader.read() == b"HELLO\n"
+        assert server.stats.accepted == 1
+
+
+async def test_tls_handler_gets_a_socket_that_has_shaken_hands(tls: TLS):
+    def handler(sock):
+        assert isinstance(sock, ssl.SSLSocket)
+        sock.sendall(str(sock.version()).encode())
+
+    async with serving(compat.threaded(handler), "tcp://127.0.0.1:0", tls=tls.server) as server:
+        silent = [await asyncio.open_connection(*_host(server)) for _ in range(20)]
+        options = {"ssl": tls.client, "server_hostname": "localhost"}
+        async with connect(server.addresses[0], **options) as (reader, _):
+            assert await reader.read() == b"TLSv1.3"
+        for _, writer in silent:
+            writer.transport.abort()
+
+
+async def test_handshake_has_its_deadline(tls: TLS):
+    async with (
+        serving(
+            compat.threaded(function), "tcp://127.0.0.1:0",
+            tls=tls.server, timeouts=Timeouts(handshake=0.05),
+        ) as server,
+        connect(server.addresses[0]) as (reader, _),
+    ):  # fmt: skip
+        assert await reader.read() == b""
+        assert server.stats.handshakes_failed == 1
+
+
+@pytest.mark.parametrize("limits", [Limits(connections=1), Limits()])
+async def test_at_the_cap_clients_wait_in_the_backlog(limits, recorder):
+    handler = compat.threaded(Waits, max_threads=1)
+    async with (
+        serving(handler, "tcp://127.0.0.1:0", limits=limits) as server,
+        connect(server.addresses[0]) as (reader, writer),
+    ):
+        assert await reader.readline() == b"hello\n"
+        async with connect(server.addresses[0]) as (second, _):
+            assert server.stats.accepted == 1
+            writer.close()
+            assert await second.readline() == b"hello\n"
+
+
+async def test_handlers_that_wait_for_each_other_meet():
+    barrier = threading.Barrier(3)
+
+    def handler(sock):
+        barrier.wait(10)
+        sock.sendall(b"met")
+
+    async with serving(compat.threaded(handler), "tcp://127.0.0.1:0") as server:
+        clients = [await asyncio.open_connection(*_host(server)) for _ in range(3)]
+        for reader, writer in clients:
+            assert await reader.read() == b"met"
+            writer.close()
+
+
+async def test_drain_waits_for_a_handler_that_ends():
+    inside, leave = threading.Event(), threading.Event()
+
+    def handler(sock):
+        inside.set()
+        leave.wait(10)
+        sock.sendall(b"done")
+
+    async with (
+        serving(compat.threaded(handler), "tcp://127.0.0.1:0") as server,
+        connect(server.addresses[0]) as (reader, _),
+    ):
+        await asyncio.to_thread(inside.wait, 10)
+        server.begin_close(10)
+        leave.set()
+        await server.wait_closed()
+        assert await reader.read() == b"done"
+
+
+async def test_drain_wakes_a_handler_that_waits_for_its_peer():
+    async with (
+        serving(compat.threaded(Waits), "tcp://127.0.0.1:0") as server,
+        connect(server.addresses[0]) as (reader, _),
+    ):
+        assert await reader.readline() == b"hello\n"
+        await server.close(grace=0.05)
+        assert await reader.read() == b""
+
+
+async def test_exception_is_one_event_and_the_end_of_the_connection(recorder):
+    def handler(sock):
+        raise LookupError("oh")
+
+    async with (
+        serving(compat.threaded(handler), "tcp://127.0.0.1:0", observers=[recorder]) as server,
+        connect(server.addresses[0]) as (reader, _),
+    ):
+        assert await reader.read() == b""
+        await recorder.wait_for(Failed)
+        assert server.stats.handler_errors == 1
+
+
+async def test_peer_that_resets_is_not_the_handlers_fault(recorder):
+    def handler(sock):
+        raise ConnectionResetError
+
+    async with (
+        serving(compat.threaded(handler), "tcp://127.0.0.1:0", observers=[recorder]) as server,
+        connect(server.addresses[0]),
+    ):
+        await recorder.wait_for(Disconnected)
+
+
+@pytest.mark.parametrize("deadline", ["idle", "lifetime"])
+async def test_deadline_ends_a_handler_that_waits(deadline, recorder):
+    def handler(sock):
+        sock.recv(1)
+
+    timeouts = Timeouts(**{deadline: 0.05})
+    async with (
+        serving(
+            compat.threaded(handler), "tcp://127.0.0.1:0", timeouts=timeouts, observers=[recorder]
+        ) as server,
+        connect(server.addresses[0]) as (reader, _),
+    ):
+        assert await reader.read() == b""
+        await recorder.wait_for(Expired)
+        assert server.stats.expired == {deadline: 1}
+
+
+async def test_anyio_reaches_the_loop_from_the_thread():
+    loop = asyncio.get_running_loop()
+
+    async def answer():
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop() is loop
+
+    def handler(sock):
+        both = anyio.from_thread.run(answer), anyio.from_thread.run_sync(asyncio.get_running_loop)
+        sock.sendall(str((both[0], both[1] is loop)).encode())
+
+    async with (
+        serving(compat.threaded(handler), "tcp://127.0.0.1:0") as server,
+        connect(server.addresses[0]) as (reader, _),
+    ):
+        assert await reader.read() == b"(True, True)"
+
+
+async def test_handler_may_shut_the_server_down():
+    class Handler(Upper):
+        def handle(self):
+            super().handle()
+            assert self.server.server_address == self.request.getsockname()
+            assert self.server.RequestHandlerClass is Handler
+            self.server.shutdown()
+
+    async with (
+        serving(compat.threaded(Handler), "tcp://127.0.0.1:0") as server,
+        connect(server.addresses[0]) as (reader, writer),
+    ):
+        writer.write(b"hello\n")
+        assert await reader.read() == b"HELLO\n"
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("handler", "error"), [(upper, "is async"), (object(), "cannot be hosted"), (print, None)]
+)
+def test_what_cannot_be_hosted_says_so(handler, error):
+    if error is None:
+        compat.threaded(handler)
+    else:
+        with pytest.raises(HandlerError, match=error):
+            compat.threaded(handler)
+    with pytest.raises(SettingError, match="max_threads is 0"):
+        compat.threaded(Upper, max_threads=0)
+
+
+# -- a whole server --------------------------------------------------------------------------------
+
+
+def _host(server: Any) -> tuple[str, int]:
+    return "127.0.0.1", server.addresses[0].port
+
+
+async def _ask(address: Any) -> bytes:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"hello\n")
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+async def test_drop_in_server_beside_a_native_one(kind):
+    with getattr(compat, kind)(("127.0.0.1", 0), Upper) as server:
+        task = asyncio.create_task(server.serve())
+        async with (
+            serving(upper, "tcp://127.0.0.1:0") as native,
+            connect(native.addresses[0]) as io,
+        ):
+            io[1].write(b"native\n")
+            assert await io[0].readline() == b"NATIVE\n"
+            assert await _ask(server.server_address) == b"HELLO\n"
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_blocking_hooks_do_not_block_the_loop():
+    inside, leave = threading.Event(), threading.Event()
+
+    class Server(compat.TCPServer):
+        def verify_request(self, request, client_address):
+            inside.set()
+            return leave.wait(10)
+
+    with Server(("127.0.0.1", 0), Upper) as server:
+        task = asyncio.create_task(server.serve())
+        asked = asyncio.create_task(_ask(server.server_address))
+        await asyncio.to_thread(inside.wait, 10)
+        leave.set()  # which a blocked loop would never get to
+        assert await asked == b"HELLO\n"
+        server.shutdown()
+        await task
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+async def test_cancelling_wakes_a_handler_that_waits(kind):
+    with getattr(compat, kind)(("127.0.0.1", 0), Waits) as server:
+        task = asyncio.create_task(server.serve(grace=0.05))
+        reader, writer = await asyncio.open_connection(*server.server_address)
+        assert await reader.readline() == b"hello\n"
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_what_a_hook_raises_comes_out_of_serve():
+    class Server(compat.TCPServer):
+        def service_actions(self):
+            raise LookupError("enough")
+
+    with Server(("127.0.0.1", 0), Upper) as server:
+        task = asyncio.create_task(server.serve())
+        await _ask(server.server_address)
+        with pytest.raises(LookupError, match="enough"):
+            await task
