@@ -31,9 +31,8 @@ class ReceiveBuffer:
 
     def feed(self, data: bytes) -> None:
         """Append what arrived."""
-        if self._start == len(self._data):
+        if not self._data:  # then _start and _searched are 0
             self._data = data
-            self._start = self._searched = 0
         else:
             self._append(data)
         if self._skipping:
@@ -58,6 +57,8 @@ class ReceiveBuffer:
 
         """
         data = self._data
+        if not data:
+            return None
         if separator != self._sought:
             self._sought = separator
             self._searched = self._start
@@ -71,6 +72,10 @@ class ReceiveBuffer:
         end = found + len(separator)
         if limit is not None and end - self._start > limit:
             self._overflow(separator, limit)
+        if end == len(data) and not self._start and type(data) is bytes:  # _cut's commonest case
+            self._data = b""
+            self._searched = 0
+            return data
         return self._cut(end)
 
     def _cut(self, end: int) -> bytes:

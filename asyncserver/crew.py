@@ -49,7 +49,7 @@ class Crew:
     def take(self, sock: socket.socket, peer: PeerAddress) -> None:
         """Start the session of an admitted connection."""
         session = Session(sock, peer, self._terms)
-        task = asyncio.get_running_loop().create_task(session.run())
+        task = asyncio.get_running_loop().create_task(session.run(), context=session.context)
         self._sessions[task] = session
         task.add_done_callback(self._forget)
         self._terms.observers.emit(events.Opened(peer))

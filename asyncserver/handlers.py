@@ -10,7 +10,7 @@ import inspect
 import io
 import socket
 import socketserver
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ class Service:
 
     """
 
-    stream: Callable[[Connection], Awaitable[object]] | None = None
+    stream: Callable[[Connection], Coroutine[Any, Any, object]] | None = None
     datagram: Callable[[Datagram], Awaitable[object]] | None = None
     stream_factory: Callable[[], AnyProtocol] | None = None
     datagram_factory: Callable[[], asyncio.DatagramProtocol] | None = None

@@ -6,10 +6,11 @@ copy on that way.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from asyncserver.buffer import ReceiveBuffer
+from asyncserver.driver import Driver, park
 from asyncserver.errors import ConnectionBusy
 
 __all__ = ("AnyProtocol", "StreamProtocol", "tell_when_lost")
@@ -27,12 +28,13 @@ class StreamProtocol(asyncio.Protocol):
         ended: nothing more will come, whatever the reason.
         lost: the transport is gone in both directions.
         error: why, if it was not an orderly end.
+        driver: of the handler, which waits for bytes without a future; `None`: nobody's.
         opened, seen, since: kept for `deadlines`.
 
     """
 
     __slots__ = (
-        "_high", "_paused", "_reader", "_senders", "buffer", "ended", "error", "loop", "lost",
+        "_high", "_paused", "_reader", "_senders", "buffer", "driver", "ended", "error", "loop", "lost",
         "opened", "received", "seen", "sent", "since", "transport", "writable",
     )  # fmt: skip
 
@@ -49,7 +51,8 @@ class StreamProtocol(asyncio.Protocol):
         self.writable = True
         self._high = high
         self._paused = False
-        self._reader: asyncio.Future[None] | None = None
+        self._reader: asyncio.Future[None] | Driver | None = None
+        self.driver: Driver | None = None
         self._senders: list[asyncio.Future[None]] = []
         self.opened = self.since = loop.time()
         self.seen = 0
@@ -110,8 +113,8 @@ class StreamProtocol(asyncio.Protocol):
         """Bytes that keep senders waiting; 0 while the transport takes more."""
         return 0 if self.writable else self.transport.get_write_buffer_size()
 
-    def more(self) -> asyncio.Future[None]:
-        """Return a future that resolves when something has changed: bytes, the end, or `wake`.
+    def more(self) -> Awaitable[None]:
+        """Return what to await until something has changed: bytes, the end, or `wake`.
 
         Raises:
             ConnectionBusy: another task waits already.
@@ -122,6 +125,10 @@ class StreamProtocol(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
+        driver = self.driver
+        if driver is not None and driver.stepping and asyncio.current_task() is driver.task:
+            self._reader = driver
+            return park()
         self._reader = reader = self.loop.create_future()
         return reader
 

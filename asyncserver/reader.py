@@ -127,11 +127,11 @@ class Reader:
             The same as `readline`.
 
         """
-        protocol, limit = self._protocol, self._limits.line
+        protocol, limit, closing = self._protocol, self._limits.line, self.closing
         buffer = protocol.buffer
         while True:
             while (line := buffer.take_until(b"\n", limit)) is None:
-                if not buffer and self.closing.is_set():
+                if closing.is_set() and not buffer:
                     return
                 if protocol.ended:
                     self._check_orderly_end()

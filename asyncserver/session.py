@@ -6,6 +6,7 @@ event; only `BaseException` goes further.
 
 import asyncio
 import contextlib
+import contextvars
 import socket
 import ssl
 import struct
@@ -19,6 +20,7 @@ from asyncserver.address import PeerAddress
 from asyncserver.closing import Closing
 from asyncserver.connection import Connection
 from asyncserver.deadlines import overdue
+from asyncserver.driver import Driver
 from asyncserver.errors import (
     AsyncServerError,
     ConnectionBusy,
@@ -51,13 +53,14 @@ class Session:
     """One admitted connection.
 
     Attributes:
+        context: what its task runs in.
         peer: who is at the other end.
         connection: what the handler holds, once it does; never with a protocol factory.
 
     """
 
     __slots__ = (
-        "_expired", "_handed_over", "_lost", "_opened", "_protocol", "_sock", "_terms", "_transport", "connection", "peer",
+        "_expired", "_handed_over", "_lost", "_opened", "_protocol", "_sock", "_terms", "_transport", "connection", "context", "peer",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, peer: PeerAddress, terms: Terms) -> None:
@@ -69,6 +72,7 @@ class Session:
         self._opened = asyncio.get_running_loop().time()
         self._expired: str | None = None
         self._handed_over = False  # the bare socket, to a thread
+        self.context = contextvars.copy_context()
         self.connection: Connection | None = None
         self.peer = peer
 
@@ -158,12 +162,13 @@ class Session:
         terms = self._terms
         loop = asyncio.get_running_loop()
         protocol = StreamProtocol(loop, terms.limits.read_buffer)
+        protocol.driver = driver = Driver(loop, self.context)
         await self._open(protocol)
         if not protocol.transport.is_closing():  # uvloop raises if the peer has gone already
             protocol.transport.set_write_buffer_limits(terms.limits.write_buffer)
         connection = Connection(protocol, self.peer, terms.closing, terms.limits, terms.timeouts)
         self.connection = connection
-        await self._handle(connection)
+        await self._handle(connection, driver)
 
     async def _open(self, protocol: AnyProtocol) -> None:
         """Put `protocol` onto the socket, with TLS between them where that is wanted."""
@@ -188,10 +193,10 @@ class Session:
 
     # -- handling ------------------------------------------------------------------------------
 
-    async def _handle(self, connection: Connection) -> None:
+    async def _handle(self, connection: Connection, driver: Driver) -> None:
         assert self._terms.service.stream is not None
         try:
-            await self._terms.service.stream(connection)
+            await driver.drive(self._terms.service.stream(connection))
         except Exception as exc:
             self._report(exc, ended=connection._protocol.ended)
         except BaseException:  # cancelled, given up, or the program ends: nothing to wait for

@@ -102,7 +102,7 @@ def connect(port: int, *, encrypted: bool) -> socket.socket:
 
 def storm(plain: int, encrypted: int, clients: int, stop: Event) -> None:
     """Keep `clients` hostile clients busy until `stop`, on both ports."""
-    import threading  # noqa: PLC0415 - the server's process has no use for it
+    import threading
 
     # The port, and whether to shake hands there before being hostile.
     doors = ((plain, False), (encrypted, False), (encrypted, True))
