@@ -93,8 +93,7 @@ class Connection(Reader, ByteStream):
         if not self._sendable:
             raise ConnectionClosed("send_eof() was called, or start_tls() is at work")
         protocol = self._protocol
-        protocol.sent += len(item)
-        self._transport.write(item)
+        protocol.write(item)
         if not protocol.writable:
             await protocol.drained()
             if protocol.lost:
@@ -109,6 +108,7 @@ class Connection(Reader, ByteStream):
             raise self._why_not()
         if self._sendable:
             self._sendable = False
+            self._protocol.flush()
             self._transport.write_eof()
 
     async def aclose(self) -> None:
@@ -130,6 +130,7 @@ class Connection(Reader, ByteStream):
 
     def close(self) -> None:
         """Begin to close, without waiting for what was sent to go out."""
+        self._protocol.flush()
         self._end()
         self._transport.close()
 
@@ -161,6 +162,7 @@ class Connection(Reader, ByteStream):
         if not self._sendable:
             raise ConnectionClosed("send_eof() or start_tls() was called: it is too late for TLS")
         layer = TLSTransport(server_context(context))
+        protocol.flush()
         self._sendable = False  # what another task sends now must not go out in clear
         try:
             async with asyncio.timeout(self._timeouts.handshake):

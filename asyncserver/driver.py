@@ -22,33 +22,33 @@ NOTHING: Final = object()
 class Driver:
     """Runs one coroutine in the task that awaits `drive`.
 
-    Looks like a future to whoever wakes it: `done` and `set_result`.
-
     Attributes:
-        task: the one that awaits `drive`.
-        stepping: the coroutine runs now; if it awaits `park()`, it waits to be driven.
-
-    Args:
-        loop: the loop of the task.
-        context: the one that the task runs in.
+        loop: the loop of that task.
+        task: the task.
+        stepping: the coroutine runs now; if it awaits `park()`, it waits for `go_on()`.
 
     """
 
-    __slots__ = ("_context", "_end", "_handed", "_loop", "_parked", "_send", "stepping", "task")
+    __slots__ = ("_context", "_end", "_handed", "_parked", "_send", "loop", "stepping", "task")
 
     task: "asyncio.Task[Any] | None"
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
-        self._loop = loop
-        self._context = context
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self.stepping = False
         self._parked: asyncio.Future[None] | None = None  # what the task waits for meanwhile
         self._handed: object = NOTHING  # what the task shall await next
         self._end: BaseException | None = None  # how the coroutine ended
 
+    def after_step(self) -> None:
+        """Do what is to be done whenever the coroutine has run for a while."""
+
     @types.coroutine
-    def drive(self, coroutine: Coroutine[Any, Any, object]) -> Generator[Any, Any, object]:
-        """Await `coroutine`."""
+    def drive(
+        self, coroutine: Coroutine[Any, Any, object], context: Context
+    ) -> Generator[Any, Any, object]:
+        """Await `coroutine`; `context` is the one that the current task runs in."""
+        self._context = context
         self.task = asyncio.current_task()
         self._send = coroutine.send
         failure: BaseException | None = None
@@ -61,9 +61,10 @@ class Driver:
             finally:
                 self.stepping = False
                 failure = None
+                self.after_step()
             while True:
                 if waiter is PARKED:
-                    waiter = self._parked = self._loop.create_future()
+                    waiter = self._parked = self.loop.create_future()
                     self._parked._asyncio_future_blocking = True  # as `await` would set it
                 try:
                     yield waiter
@@ -82,18 +83,20 @@ class Driver:
                         break
                     failure = None  # it comes back from what was cancelled, as in any task
 
-    def done(self) -> bool:
-        """Whether nobody waits for the driver."""
-        return self._parked is None or self._parked.done()
+    @property
+    def parked(self) -> bool:
+        """Whether the coroutine waits for `go_on`."""
+        return self._parked is not None and not self._parked.done()
 
-    def set_result(self, _: None) -> None:
-        """Let the coroutine go on: here and now from a callback, through its task from another task."""
+    def go_on(self) -> None:
+        """Let a parked coroutine go on: at once from a callback, from another task in its own turn."""
         parked = self._parked
-        assert parked is not None
+        if parked is None or parked.done():
+            return  # its task has been told something else, and will run
         if asyncio.current_task() is not None:
             parked.set_result(None)
             return
-        asyncio._enter_task(self._loop, self.task)  # type: ignore[arg-type]
+        asyncio._enter_task(self.loop, self.task)  # type: ignore[arg-type]
         self.stepping = True
         try:
             waiter = self._context.run(self._send, None)
@@ -106,7 +109,8 @@ class Driver:
                 parked.set_result(None)
         finally:
             self.stepping = False
-            asyncio._leave_task(self._loop, self.task)  # type: ignore[arg-type]
+            asyncio._leave_task(self.loop, self.task)  # type: ignore[arg-type]
+            self.after_step()
 
 
 @types.coroutine

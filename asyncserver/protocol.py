@@ -15,11 +15,13 @@ from asyncserver.errors import ConnectionBusy
 
 __all__ = ("AnyProtocol", "StreamProtocol", "tell_when_lost")
 
+CORK: Final = 65_536  # bytes that a handler may send in one step before they go to the transport
+
 AnyProtocol = asyncio.Protocol | asyncio.BufferedProtocol
 
 
-class StreamProtocol(asyncio.Protocol):
-    """What one connection has received, and who waits for more.
+class StreamProtocol(Driver, asyncio.Protocol):
+    """What one connection has received, and who waits for more: its handler, which it drives.
 
     Attributes:
         buffer: received and not yet read.
@@ -28,20 +30,19 @@ class StreamProtocol(asyncio.Protocol):
         ended: nothing more will come, whatever the reason.
         lost: the transport is gone in both directions.
         error: why, if it was not an orderly end.
-        driver: of the handler, which waits for bytes without a future; `None`: nobody's.
         opened, seen, since: kept for `deadlines`.
 
     """
 
     __slots__ = (
-        "_high", "_paused", "_reader", "_senders", "buffer", "driver", "ended", "error", "loop", "lost",
+        "_high", "_outgoing", "_outgoing_size", "_paused", "_reader", "_senders", "_waiting", "buffer", "ended", "error", "lost",
         "opened", "received", "seen", "sent", "since", "transport", "writable",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
     def __init__(self, loop: asyncio.AbstractEventLoop, high: int) -> None:
-        self.loop = loop
+        super().__init__(loop)
         self.buffer = ReceiveBuffer()
         self.received = 0
         self.sent = 0
@@ -51,8 +52,10 @@ class StreamProtocol(asyncio.Protocol):
         self.writable = True
         self._high = high
         self._paused = False
-        self._reader: asyncio.Future[None] | Driver | None = None
-        self.driver: Driver | None = None
+        self._waiting = False  # the handler itself waits, to be driven
+        self._outgoing: list[bytes] = []
+        self._outgoing_size = 0
+        self._reader: asyncio.Future[None] | None = None  # of a task that is not driven
         self._senders: list[asyncio.Future[None]] = []
         self.opened = self.since = loop.time()
         self.seen = 0
@@ -65,11 +68,11 @@ class StreamProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
         self.buffer.feed(data)
-        reader = self._reader
-        if reader is not None:
-            self._reader = None
-            if not reader.done():
-                reader.set_result(None)
+        if self._waiting:
+            self._waiting = False
+            self.go_on()
+        elif self._reader is not None:
+            self.wake()
         elif len(self.buffer) >= self._high:
             self._paused = True
             self.transport.pause_reading()
@@ -101,6 +104,8 @@ class StreamProtocol(asyncio.Protocol):
     @property
     def reading(self) -> bool:
         """Whether somebody waits for more bytes."""
+        if self._waiting:
+            return self.parked
         return self._reader is not None and not self._reader.done()
 
     @property
@@ -120,17 +125,42 @@ class StreamProtocol(asyncio.Protocol):
             ConnectionBusy: another task waits already.
 
         """
-        if self._reader is not None and not self._reader.done():
+        if self.reading:
             raise ConnectionBusy("reading from")
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
-        driver = self.driver
-        if driver is not None and driver.stepping and asyncio.current_task() is driver.task:
-            self._reader = driver
+        if self.stepping and asyncio.current_task() is self.task:
+            self._waiting = True
             return park()
+        self._waiting = False
         self._reader = reader = self.loop.create_future()
         return reader
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Give `data` to the transport, at the end of the handler's step if it is in one.
+
+        So what a handler sends without waiting goes out as one write, one segment, one TLS record.
+        """
+        size = len(data)
+        self.sent += size
+        if not self.stepping:
+            self.transport.write(data)
+            return
+        self._outgoing.append(data if type(data) is bytes else bytes(data))
+        self._outgoing_size += size
+        if self._outgoing_size >= CORK or not self.writable:
+            self.flush()
+
+    def flush(self) -> None:
+        """Give the transport what `write` has held back; if it is closing, nobody wants it."""
+        outgoing = self._outgoing
+        if outgoing and not self.transport.is_closing():
+            self.transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+        outgoing.clear()
+        self._outgoing_size = 0
+
+    after_step = flush
 
     def drained(self) -> asyncio.Future[None]:
         """Return a future that resolves when the transport takes bytes again, or is lost."""
@@ -140,6 +170,9 @@ class StreamProtocol(asyncio.Protocol):
 
     def wake(self) -> None:
         """Let a waiting reader look again."""
+        if self._waiting:
+            self._waiting = False
+            self.go_on()
         reader, self._reader = self._reader, None
         if reader is not None and not reader.done():
             reader.set_result(None)

@@ -20,7 +20,6 @@ from asyncserver.address import PeerAddress
 from asyncserver.closing import Closing
 from asyncserver.connection import Connection
 from asyncserver.deadlines import overdue
-from asyncserver.driver import Driver
 from asyncserver.errors import (
     AsyncServerError,
     ConnectionBusy,
@@ -162,13 +161,12 @@ class Session:
         terms = self._terms
         loop = asyncio.get_running_loop()
         protocol = StreamProtocol(loop, terms.limits.read_buffer)
-        protocol.driver = driver = Driver(loop, self.context)
         await self._open(protocol)
         if not protocol.transport.is_closing():  # uvloop raises if the peer has gone already
             protocol.transport.set_write_buffer_limits(terms.limits.write_buffer)
         connection = Connection(protocol, self.peer, terms.closing, terms.limits, terms.timeouts)
         self.connection = connection
-        await self._handle(connection, driver)
+        await self._handle(connection)
 
     async def _open(self, protocol: AnyProtocol) -> None:
         """Put `protocol` onto the socket, with TLS between them where that is wanted."""
@@ -193,10 +191,10 @@ class Session:
 
     # -- handling ------------------------------------------------------------------------------
 
-    async def _handle(self, connection: Connection, driver: Driver) -> None:
+    async def _handle(self, connection: Connection) -> None:
         assert self._terms.service.stream is not None
         try:
-            await driver.drive(self._terms.service.stream(connection))
+            await connection._protocol.drive(self._terms.service.stream(connection), self.context)
         except Exception as exc:
             self._report(exc, ended=connection._protocol.ended)
         except BaseException:  # cancelled, given up, or the program ends: nothing to wait for
