@@ -5,7 +5,8 @@ It starts them, gives back what they held when they end, looks at their deadline
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from asyncserver import events
@@ -36,9 +37,11 @@ class Crew:
         self._sessions: dict[asyncio.Task[None], Session] = {}
         self._packets: dict[asyncio.Task[None], tuple[float, Datagram]] = {}  # and when they came
         self._watch: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._starting = False  # a task runs that is not yet in _packets
 
     def __contains__(self, task: object) -> bool:
-        return task in self._sessions or task in self._packets
+        return self._starting or task in self._sessions or task in self._packets
 
     def __iter__(self) -> Iterator[Session]:
         """Iterate over the sessions of now."""
@@ -72,10 +75,16 @@ class Crew:
         limit = self._terms.limits.datagrams
         if limit is not None and len(self._packets) >= limit:
             return False
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(self._handle_datagram(datagram))
-        self._packets[task] = loop.time(), datagram
-        task.add_done_callback(self._forget_datagram)
+        self._starting = True
+        try:
+            task = _start(self._loop, self._handle_datagram(datagram))
+        finally:
+            self._starting = False
+        if task.done():
+            _retrieve(task)
+        else:
+            self._packets[task] = self._loop.time(), datagram
+            task.add_done_callback(self._forget_datagram)
         return True
 
     async def _handle_datagram(self, datagram: Datagram) -> None:
@@ -127,6 +136,14 @@ class Crew:
         if session is not None:
             session.abort()
             self._forget(task)
+
+
+def _start(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]
+) -> asyncio.Task[None]:
+    """Run it in a task, at once; most have ended when this returns, and no loop heard of them."""
+    settings: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+    return asyncio.Task(coroutine, loop=loop, **settings)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -98,7 +98,8 @@ class Datagram:
         """
         if not self._raw_peer:
             raise NoReplyAddressError("the sender has no address; it must bind() its socket first")
-        await self._endpoint.send(data, self._raw_peer, self._control)
+        if not self._endpoint.try_send(data, self._raw_peer, self._control):
+            await self._endpoint.keep_trying(data, self._raw_peer, self._control)
 
 
 class DatagramEndpoint:
@@ -168,17 +169,6 @@ class DatagramEndpoint:
                 return socket.inet_ntop(socket.AF_INET6, raw[:16]), name[1]
         return peer_address(name)
 
-    async def send(self, data: bytes | bytearray | memoryview, peer: Any, control: Control) -> None:
-        """Send one datagram. See `Datagram.reply`."""
-        if not self._try_send(data, peer, control):
-            try:
-                async with asyncio.timeout(self._write_timeout):
-                    await self._keep_trying(data, peer, control)
-            except TimeoutError as exc:
-                assert self._write_timeout is not None
-                raise DeadlineExceeded("write", self._write_timeout) from exc
-        self.sent += 1
-
     def _receive(self) -> None:
         receive = self._receive_with_address if self._wildcard else self._receive_plain
         for _ in range(BATCH):
@@ -195,6 +185,8 @@ class DatagramEndpoint:
                 self.received += 1
             else:
                 self.dropped += 1
+            if not self._reading:
+                return  # the handler has closed the server
 
     def _receive_plain(self) -> tuple[int, Any, Control]:
         # MSG_TRUNC: the size is the datagram's, even if the buffer is shorter.
@@ -207,7 +199,8 @@ class DatagramEndpoint:
         )
         return size, peer, control
 
-    def _try_send(self, data: bytes | bytearray | memoryview, peer: Any, control: Control) -> bool:
+    def try_send(self, data: bytes | bytearray | memoryview, peer: Any, control: Control) -> bool:
+        """Send one datagram, or return `False` if there is no room. See `Datagram.reply`."""
         if self.socket.fileno() < 0:
             raise ConnectionClosed("the server is closed")
         try:
@@ -223,17 +216,24 @@ class DatagramEndpoint:
             if exc.errno in PEER_GONE:
                 raise ConnectionBroken(f"the datagram cannot be delivered: {exc}") from exc
             raise
+        self.sent += 1
         return True
 
-    async def _keep_trying(
+    async def keep_trying(
         self, data: bytes | bytearray | memoryview, peer: Any, control: Control
     ) -> None:
+        """Send one datagram as soon as there is room."""
         # No event tells when the queue of an unconnected Unix peer has room: unix(7) polls the
         # sender's own buffer only. So this waits a little, and a little longer.
         delay, longest = RETRY
-        while not self._try_send(data, peer, control):
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, longest)
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                while not self.try_send(data, peer, control):
+                    await asyncio.sleep(delay)
+                    delay = min(2 * delay, longest)
+        except TimeoutError as exc:
+            assert self._write_timeout is not None
+            raise DeadlineExceeded("write", self._write_timeout) from exc
 
 
 def _ask_for_local_address(sock: socket.socket) -> None:
