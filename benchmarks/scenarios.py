@@ -267,7 +267,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "shutdown": Scenario(
         "shutdown with nothing in hand",
         "p99",
-        "100",
+        "20",
         None,
         (
             Pair(

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import selectors
 import signal
 import socketserver
@@ -25,7 +26,7 @@ from asyncserver.events import Event, Exhausted, Observers, Saturated
 from asyncserver.serve import loop_factory
 from asyncserver.tls import shake_hands
 from compat import handshakes
-from compat.state import ENGINE, at_work, has_actions
+from compat.state import ENGINE, POOL, at_work, has_actions
 
 __all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Engine", "watch_all")
 
@@ -42,24 +43,35 @@ OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, 
 class Engine:
     """One run of `serve_forever`.
 
+    Args:
+        server: what to serve.
+        poll_interval: seconds between two calls of `service_actions` while nobody comes.
+        never_blocks: its `get_request` raises `BlockingIOError` if nobody waits, so that there is
+            no need to ask before.
+
     Attributes:
+        never_blocks: as given.
         request: what the server's own thread is handling now.
 
     """
 
-    def __init__(self, server: socketserver.BaseServer, poll_interval: float | None) -> None:
+    def __init__(
+        self, server: socketserver.BaseServer, poll_interval: float | None, *, never_blocks: bool
+    ) -> None:
         self._server = server
         self._poll_interval = poll_interval
         self._thread = threading.get_ident()
         self._loop: asyncio.AbstractEventLoop
         self._acceptor: Acceptor | None = None
-        self._selector: selectors.BaseSelector
+        self._forks = isinstance(server, socketserver.ForkingMixIn)
+        self._somebody_waits: Callable[[int], object] | None = None
         self._stopping = False
         self._refusals: list[OSError] = []  # why the last get_request got nothing
         self._failure: BaseException | None = None
         self._parked: dict[asyncio.Task[None], ssl.SSLSocket] = {}
         self._children: dict[int, int] = {}  # process and the descriptor that tells its end
         self._told_when_free = False
+        self.never_blocks = never_blocks
         self.request: Any = None
         vars(server)[ENGINE] = self
 
@@ -117,14 +129,11 @@ class Engine:
         """Note that `get_request` failed with `exc`."""
         self._refusals.append(exc)
 
-    def park(self, request: Any, go_on: Callable[[], object]) -> bool:
-        """If `request` still has to shake hands, call `go_on` when it has, and return `True`."""
-        if not isinstance(request, handshakes.LateSocket):
-            return False
+    def park(self, request: handshakes.LateSocket, go_on: Callable[[], object]) -> None:
+        """Call `go_on` when `request` has shaken hands."""
         task = self._loop.create_task(self._shake_hands(request.on_time(), go_on))
         self._parked[task] = request
         task.add_done_callback(self._parked.pop)
-        return True
 
     def watch_child(self, pid: int) -> None:
         """Reap the child as soon as it ends."""
@@ -152,7 +161,10 @@ class Engine:
                 raise
             loop.set_debug(False)  # blocking code takes its time
             loop.set_exception_handler(self._fail)
-            self._selector = selector
+            if not self.never_blocks:
+                poll = select.poll()  # of a descriptor only: cheaper to ask than a selector
+                poll.register(self._fileno(), select.POLLIN)
+                self._somebody_waits = poll.poll
             self._acceptor = Acceptor(loop, selector.fileno(), self._accept, self, _observers)
             self._loop = loop
             _running.add(self)
@@ -168,17 +180,19 @@ class Engine:
 
     def _accept(self) -> None:
         """Handle one request, as the acceptor wants it."""
-        if not self._selector.select(0):
+        if self._somebody_waits is not None and not self._somebody_waits(0):
             raise BlockingIOError
-        self._outside(self._server._handle_request_noblock)  # type: ignore[attr-defined]
-        self._outside(self._server.service_actions)
-        self._look()
+        self._outside(self._handle_one)
         if self._refusals:
             self._waits_in_vain(self._refusals.pop())
 
+    def _handle_one(self) -> None:
+        self._server._handle_request_noblock()  # type: ignore[attr-defined]
+        self._server.service_actions()
+
     def _waits_in_vain(self, exc: OSError) -> None:
         """Do not spin on a descriptor that stays readable while nothing can be had from it."""
-        if exc.errno in OUT_OF_RESOURCES:
+        if exc.errno in OUT_OF_RESOURCES or isinstance(exc, BlockingIOError):
             raise exc
         if self._fileno() < 0 and self._acceptor is not None:
             self._acceptor.close()  # closed, while we serve: nobody comes any more
@@ -198,6 +212,7 @@ class Engine:
             self._stop(exc)
         finally:
             asyncio._set_running_loop(self._loop)
+        self._look()
 
     def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Take what was raised on the loop: a signal handler's exception, on uvloop."""
@@ -221,7 +236,6 @@ class Engine:
 
     def _tick(self) -> None:
         self._outside(self._server.service_actions)
-        self._look()
         if not self._stopping:
             self._tick_later()
 
@@ -260,6 +274,8 @@ class Engine:
     @property
     def full(self) -> bool:
         """Whether there is no thread or child for one more; then `slot_is_free` will be called."""
+        if not self._forks and POOL not in vars(self._server):
+            return False  # the commonest case, asked before every request
         busy, limit = at_work(self._server)
         if limit is None or busy + len(self._parked) < limit:
             return False
@@ -286,7 +302,6 @@ class Engine:
         if sock.fileno() >= 0:
             self._outside(go_on)
             self._outside(self._server.service_actions)
-            self._look()
         self.slot_is_free()
 
     def _reap(self, pid: int) -> None:

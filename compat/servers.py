@@ -8,10 +8,11 @@ standard library's own classes.
 import socketserver
 import threading
 import time
+from socket import MSG_DONTWAIT
 from typing import Any, Final
 
 from compat.engine import BACK_OFF, OUT_OF_RESOURCES, Engine
-from compat.handshakes import put_off
+from compat.handshakes import LateSocket, put_off
 from compat.hosting import DEFAULT_GRACE, serve_in_thread
 from compat.state import ENGINE, engine_of
 from compat.words import mirrors
@@ -22,6 +23,7 @@ BACKLOG: Final = 128  # instead of 5, which resets clients that come together; s
 SHUTDOWN_REQUEST: Final = "_BaseServer__shutdown_request"
 IS_SHUT_DOWN: Final = "_BaseServer__is_shut_down"
 
+_get_datagram = socketserver.UDPServer.get_request
 _server_activate = socketserver.TCPServer.server_activate
 
 
@@ -53,7 +55,10 @@ class BaseServer(socketserver.BaseServer):
             event.set()  # who never served is shut down already, and nobody waits for it in vain
 
     def serve_forever(self, poll_interval: float | None = 0.5) -> None:
-        engine = Engine(self, poll_interval)
+        get_request = getattr(self.get_request, "__func__", None)
+        engine = Engine(
+            self, poll_interval, never_blocks=get_request is vars(UDPServer)["get_request"]
+        )
         self.__is_shut_down.clear()
         try:
             engine.run()
@@ -88,7 +93,9 @@ class BaseServer(socketserver.BaseServer):
             engine = None
         try:
             request, client_address = (
-                self.get_request() if engine is None else put_off(self.get_request)
+                self.get_request()
+                if engine is None or engine.never_blocks
+                else put_off(self.get_request)
             )
         except OSError as exc:
             if engine is not None:
@@ -98,7 +105,9 @@ class BaseServer(socketserver.BaseServer):
             return
         if engine is None:
             _handle(self, request, client_address)
-        elif not engine.park(request, lambda: _handle(self, request, client_address)):
+        elif isinstance(request, LateSocket):
+            engine.park(request, lambda: _handle(self, request, client_address))
+        else:
             engine.request = request
             _handle(self, request, client_address)
             engine.request = None
@@ -137,7 +146,12 @@ def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
 # The standard library's class first: what it says about datagrams goes before our TCPServer.
 @mirrors(socketserver.UDPServer)
 class UDPServer(socketserver.UDPServer, TCPServer):
-    pass
+    def get_request(self) -> Any:
+        engine = engine_of(self)
+        if engine is None or not engine.runs_here:
+            return _get_datagram(self)
+        data, client_address = self.socket.recvfrom(self.max_packet_size, MSG_DONTWAIT)
+        return (data, self.socket), client_address
 
 
 @mirrors(socketserver.UnixStreamServer)
