@@ -118,6 +118,10 @@ class Connection(Reader, ByteStream):
         """
         self.close()
         protocol = self._protocol
+        if not self._transport.get_write_buffer_size():  # then only the loop has to take its turn
+            if not protocol.lost:
+                await protocol.drained()
+            return
         try:
             async with asyncio.timeout(self._timeouts.write):
                 while not protocol.lost:

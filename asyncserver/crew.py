@@ -7,6 +7,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from contextvars import Context
 from typing import Any
 
 from asyncserver import events
@@ -38,7 +39,7 @@ class Crew:
         self._packets: dict[asyncio.Task[None], tuple[float, Datagram]] = {}  # and when they came
         self._watch: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._starting = False  # a task runs that is not yet in _packets
+        self._starting = False  # a task runs that is in neither of them yet
 
     def __contains__(self, task: object) -> bool:
         return self._starting or task in self._sessions or task in self._packets
@@ -52,10 +53,14 @@ class Crew:
     def take(self, sock: socket.socket, peer: PeerAddress) -> None:
         """Start the session of an admitted connection."""
         session = Session(sock, peer, self._terms)
-        task = asyncio.get_running_loop().create_task(session.run(), context=session.context)
+        self._terms.observers.emit(events.Opened(peer))
+        self._starting = True
+        try:
+            task = _start(self._loop, session.run(), session.context)
+        finally:
+            self._starting = False
         self._sessions[task] = session
         task.add_done_callback(self._forget)
-        self._terms.observers.emit(events.Opened(peer))
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         """Give back what a session held. The one place where a slot is released."""
@@ -139,11 +144,13 @@ class Crew:
 
 
 def _start(
-    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, None],
+    context: Context | None = None,
 ) -> asyncio.Task[None]:
-    """Run it in a task, at once; most have ended when this returns, and no loop heard of them."""
+    """Run it in a task, at once: many have ended when this returns, and no loop heard of them."""
     settings: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
-    return asyncio.Task(coroutine, loop=loop, **settings)
+    return asyncio.Task(coroutine, loop=loop, context=context, **settings)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -84,7 +84,17 @@ class Session:
         """Live. Every end of it leaves the socket closed."""
         try:
             if self._terms.service.stream is not None:
-                await self._open_connection()
+                connection = await self._open_connection()
+                try:  # not in a method of its own: each is a frame that an idle connection holds
+                    await connection._protocol.drive(
+                        self._terms.service.stream(connection), self.context
+                    )
+                except Exception as exc:
+                    self._report(exc, ended=connection._protocol.ended)
+                except BaseException:  # cancelled, given up, or the program ends: no waiting
+                    connection.abort()
+                    raise
+                await connection.aclose()
             elif self._terms.service.blocking is not None:
                 await self._open_socket(self._terms.service.blocking)
             else:
@@ -157,7 +167,7 @@ class Session:
 
     # -- opening -------------------------------------------------------------------------------
 
-    async def _open_connection(self) -> None:
+    async def _open_connection(self) -> Connection:
         terms = self._terms
         loop = asyncio.get_running_loop()
         protocol = StreamProtocol(loop, terms.limits.read_buffer)
@@ -166,7 +176,7 @@ class Session:
             protocol.transport.set_write_buffer_limits(terms.limits.write_buffer)
         connection = Connection(protocol, self.peer, terms.closing, terms.limits, terms.timeouts)
         self.connection = connection
-        await self._handle(connection)
+        return connection
 
     async def _open(self, protocol: AnyProtocol) -> None:
         """Put `protocol` onto the socket, with TLS between them where that is wanted."""
@@ -190,17 +200,6 @@ class Session:
         layer.start(protocol)
 
     # -- handling ------------------------------------------------------------------------------
-
-    async def _handle(self, connection: Connection) -> None:
-        assert self._terms.service.stream is not None
-        try:
-            await connection._protocol.drive(self._terms.service.stream(connection), self.context)
-        except Exception as exc:
-            self._report(exc, ended=connection._protocol.ended)
-        except BaseException:  # cancelled, given up, or the program ends: nothing to wait for
-            connection.abort()
-            raise
-        await connection.aclose()
 
     def _report(self, exc: Exception, *, ended: bool) -> None:
         """Say whose fault it was: the peer's is nothing to shout about."""
