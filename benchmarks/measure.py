@@ -33,6 +33,7 @@ class Outcome:
     figure: str
     ours: list[Sample]
     peer: list[Sample]
+    error: str = ""  # why there is nothing to tell
 
     @property
     def ratios(self) -> list[float]:
@@ -79,15 +80,19 @@ def measure(
         ours: list[Sample] = []
         peer: list[Sample] = []
         sides = [(pair.ours, ours)] + ([(pair.peer, peer)] if pair.peer else [])
+        error = ""
         with ExitStack() as stack:
             take: dict[str, Callable[[], Sample]] = {}
             for name, _ in sides:
                 take[name] = stack.enter_context(_taker(name, scenario, certificate, seconds))
-            for number in range(rounds):
-                for name, samples in sides if number % 2 else reversed(sides):
-                    progress(f"{name}, round {number + 1} of {rounds}")
-                    samples.append(take[name]())
-        yield Outcome(pair, scenario.figure, ours, peer)
+            try:
+                for number in range(rounds):
+                    for name, samples in sides if number % 2 else reversed(sides):
+                        progress(f"{name}, round {number + 1} of {rounds}")
+                        samples.append(take[name]())
+            except (OSError, AssertionError) as exc:  # of one pair; the others are worth measuring
+                error = f"{name} failed: {exc!r}"
+        yield Outcome(pair, scenario.figure, ours, peer, error)
 
 
 @contextmanager

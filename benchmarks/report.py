@@ -36,6 +36,8 @@ def machine() -> str:
 
 def verdict(outcome: Outcome) -> str:
     """Say whether the goal was reached; nothing if there is none."""
+    if outcome.error:
+        return outcome.error
     if outcome.saturated:
         return "client saturated"
     if outcome.pair.goal is None:
@@ -57,7 +59,7 @@ def table(name: str, outcomes: list[Outcome]) -> Table:
         busy = [
             each["client_load"] for each in outcome.ours + outcome.peer if "client_load" in each
         ]
-        told = not outcome.saturated
+        told = not outcome.saturated and not outcome.error
         result.add_row(
             pair.ours,
             pair.peer or "",
@@ -106,7 +108,7 @@ def draw(results: dict[str, list[Outcome]], directory: Path) -> None:
         scenario = SCENARIOS[name]
         bars: dict[str, list[float]] = {}
         for outcome in outcomes:
-            if outcome.saturated:
+            if outcome.saturated or outcome.error:
                 continue
             for who, samples in (
                 (outcome.pair.ours, outcome.ours), (outcome.pair.peer or "", outcome.peer),
