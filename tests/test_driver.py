@@ -164,7 +164,14 @@ async def test_a_timeout_ends_a_read():
     assert await driven.task == b"after it"
 
 
-@pytest.mark.parametrize("pause", [lambda: asyncio.sleep(0), lambda: asyncio.sleep(0.001)])
+async def a_future():
+    loop = asyncio.get_running_loop()
+    later = loop.create_future()
+    loop.call_soon(later.set_result, None)
+    await later
+
+
+@pytest.mark.parametrize("pause", [lambda: asyncio.sleep(0), a_future])
 async def test_what_else_is_awaited_the_task_awaits(pause):
     async def handler(connection):
         for _ in range(3):
