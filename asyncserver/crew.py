@@ -39,6 +39,7 @@ class Crew:
         self._packets: dict[asyncio.Task[None], tuple[float, Datagram]] = {}  # and when they came
         self._watch: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._on_end = self._forget  # one bound method for all, since each session's task holds it
         self._starting = False  # a task runs that is in neither of them yet
 
     def __contains__(self, task: object) -> bool:
@@ -60,7 +61,7 @@ class Crew:
         finally:
             self._starting = False
         self._sessions[task] = session
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._on_end, context=session.context)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         """Give back what a session held. The one place where a slot is released."""

@@ -8,28 +8,51 @@ task's. Whatever else the handler awaits, the task awaits.
 """
 
 import asyncio
-import types
 from collections.abc import Coroutine, Generator
 from contextvars import Context
-from typing import Any, Final
+from typing import Any, Final, Self
 
 __all__ = ("Driver", "park")
 
 PARKED: Final = object()  # what a coroutine yields when it waits for its driver
+ONCE: Final = (PARKED,)
 NOTHING: Final = object()
 
 
-class Driver:
+class _Park:
+    """Yields `PARKED`, once each time that it is awaited."""
+
+    def __await__(self) -> Generator[object, None, None]:
+        return iter(ONCE)  # type: ignore[return-value] # an iterator is all that `await` wants
+
+
+park: Final = _Park()  # to be awaited by the coroutine that is driven, in its own task
+
+
+class Driver(Generator[object, None, object]):
     """Runs one coroutine in the task that awaits `drive`.
+
+    It is itself what that task steps, a generator without a frame: an idle connection holds enough
+    of them.
 
     Attributes:
         loop: the loop of that task.
         task: the task.
-        stepping: the coroutine runs now; if it awaits `park()`, it waits for `go_on()`.
+        stepping: the coroutine runs now; if it awaits `park`, it waits for `go_on()`.
 
     """
 
-    __slots__ = ("_context", "_end", "_handed", "_parked", "_send", "loop", "stepping", "task")
+    __slots__ = (
+        "_context",
+        "_coroutine",
+        "_end",
+        "_handed",
+        "_parked",
+        "_send",
+        "loop",
+        "stepping",
+        "task",
+    )
 
     task: "asyncio.Task[Any] | None"
 
@@ -40,48 +63,49 @@ class Driver:
         self._handed: object = NOTHING  # what the task shall await next
         self._end: BaseException | None = None  # how the coroutine ended
 
+    def drive(self, coroutine: Coroutine[Any, Any, object], context: Context) -> Self:
+        """Return what to await to run `coroutine`; `context` is that of the current task."""
+        self._coroutine = coroutine
+        self._send = coroutine.send
+        self._context = context
+        self.task = asyncio.current_task()
+        return self
+
     def after_step(self) -> None:
         """Do what is to be done whenever the coroutine has run for a while."""
 
-    @types.coroutine
-    def drive(
-        self, coroutine: Coroutine[Any, Any, object], context: Context
-    ) -> Generator[Any, Any, object]:
-        """Await `coroutine`; `context` is the one that the current task runs in."""
-        self._context = context
-        self.task = asyncio.current_task()
-        self._send = coroutine.send
-        failure: BaseException | None = None
-        while True:
-            self.stepping = True
-            try:
-                waiter = coroutine.send(None) if failure is None else coroutine.throw(failure)
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                self.stepping = False
-                failure = None
-                self.after_step()
-            while True:
-                if waiter is PARKED:
-                    waiter = self._parked = self.loop.create_future()
-                    self._parked._asyncio_future_blocking = True  # as `await` would set it
-                try:
-                    yield waiter
-                except BaseException as exc:
-                    failure = exc
-                if self._end is not None:
-                    end, self._end = self._end, None
-                    if isinstance(end, StopIteration):
-                        return end.value
-                    raise end
-                if self._handed is NOTHING:
-                    break
-                waiter, self._handed = self._handed, NOTHING
-                if failure is not None:
-                    if not (isinstance(waiter, asyncio.Future) and waiter.cancel()):
-                        break
-                    failure = None  # it comes back from what was cancelled, as in any task
+    # -- what the task calls: it is stepped, and awaits what it gets ------------------------------
+
+    def __await__(self) -> Self:
+        return self
+
+    def send(self, _: None) -> object:
+        return self._step(None)
+
+    def throw(self, error: Any, *_: object) -> object:
+        return self._step(error)
+
+    def _step(self, error: BaseException | None) -> object:
+        if self._end is not None:
+            raise self._end
+        if self._handed is not NOTHING:
+            waiter, self._handed = self._handed, NOTHING
+            if error is None:
+                return waiter
+            if isinstance(waiter, asyncio.Future) and waiter.cancel():
+                return waiter  # the error comes back from what was cancelled, as in any task
+        self.stepping = True
+        try:
+            waiter = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
+        finally:
+            self.stepping = False
+            self.after_step()
+        if waiter is PARKED:
+            waiter = self._parked = self.loop.create_future()
+            self._parked._asyncio_future_blocking = True  # as `await` would set it
+        return waiter
+
+    # -- what the protocol calls: something has come ----------------------------------------------
 
     @property
     def parked(self) -> bool:
@@ -111,9 +135,3 @@ class Driver:
             self.stepping = False
             asyncio._leave_task(self.loop, self.task)  # type: ignore[arg-type]
             self.after_step()
-
-
-@types.coroutine
-def park() -> Generator[object, None, None]:
-    """Wait for the driver. Only for its own coroutine, and its own task."""
-    yield PARKED

@@ -35,7 +35,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
     """
 
     __slots__ = (
-        "_high", "_outgoing", "_outgoing_size", "_paused", "_reader", "_senders", "_waiting", "buffer", "ended", "error", "lost",
+        "_high", "_outgoing", "_paused", "_reader", "_senders", "_waiting", "buffer", "ended", "error", "lost",
         "opened", "received", "seen", "sent", "since", "transport", "writable",
     )  # fmt: skip
 
@@ -53,8 +53,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
         self._high = high
         self._paused = False
         self._waiting = False  # the handler itself waits, to be driven
-        self._outgoing: list[bytes] = []
-        self._outgoing_size = 0
+        self._outgoing: bytes | bytearray = b""  # of the step that runs
         self._reader: asyncio.Future[None] | None = None  # of a task that is not driven
         self._senders: list[asyncio.Future[None]] = []
         self.opened = self.since = loop.time()
@@ -125,14 +124,14 @@ class StreamProtocol(Driver, asyncio.Protocol):
             ConnectionBusy: another task waits already.
 
         """
-        if self.reading:
+        if (self._waiting or self._reader is not None) and self.reading:
             raise ConnectionBusy("reading from")
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
         if self.stepping and asyncio.current_task() is self.task:
             self._waiting = True
-            return park()
+            return park
         self._waiting = False
         self._reader = reader = self.loop.create_future()
         return reader
@@ -142,23 +141,27 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
         So what a handler sends without waiting goes out as one write, one segment, one TLS record.
         """
-        size = len(data)
-        self.sent += size
+        self.sent += len(data)
         if not self.stepping:
             self.transport.write(data)
             return
-        self._outgoing.append(data if type(data) is bytes else bytes(data))
-        self._outgoing_size += size
-        if self._outgoing_size >= CORK or not self.writable:
+        outgoing = self._outgoing
+        if not outgoing:
+            self._outgoing = outgoing = data if type(data) is bytes else bytes(data)
+        else:
+            if type(outgoing) is bytes:
+                self._outgoing = outgoing = bytearray(outgoing)
+            outgoing += data
+        if len(outgoing) >= CORK or not self.writable:
             self.flush()
 
     def flush(self) -> None:
         """Give the transport what `write` has held back; if it is closing, nobody wants it."""
         outgoing = self._outgoing
-        if outgoing and not self.transport.is_closing():
-            self.transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
-        outgoing.clear()
-        self._outgoing_size = 0
+        if outgoing:
+            self._outgoing = b""
+            if not self.transport.is_closing():
+                self.transport.write(outgoing)
 
     after_step = flush
 

@@ -4,7 +4,7 @@ It takes from the buffer that `protocol` fills, and waits when there is not enou
 come from, and who closes, is not its business.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
 from typing import Final, Self
 
 import anyio
@@ -117,7 +117,7 @@ class Reader:
         """
         return await self._until(b"\n")
 
-    async def lines(self) -> AsyncGenerator[bytes]:
+    def lines(self) -> AsyncIterator[bytes]:
         r"""Iterate over lines, each with its `\n`, to the end of the stream.
 
         Between two lines is the place to stop: when the server drains and nothing is buffered, the
@@ -127,19 +127,7 @@ class Reader:
             The same as `readline`.
 
         """
-        protocol, limit, closing = self._protocol, self._limits.line, self.closing
-        buffer = protocol.buffer
-        while True:
-            while (line := buffer.take_until(b"\n", limit)) is None:
-                if closing.is_set() and not buffer:
-                    return
-                if protocol.ended:
-                    self._check_orderly_end()
-                    if buffer:
-                        raise IncompleteReadError(buffer.take(len(buffer)))
-                    return
-                await protocol.more()
-            yield line
+        return _Lines(self)
 
     def __aiter__(self) -> Self:
         return self
@@ -162,10 +150,7 @@ class Reader:
         protocol, limit = self._protocol, self._limits.line
         while (data := protocol.buffer.take_until(separator, limit)) is None:
             if protocol.ended:
-                self._check_orderly_end()
-                partial = protocol.buffer.take(len(protocol.buffer))
-                if partial:
-                    raise IncompleteReadError(partial)
+                self._check_nothing_left()
                 return b""
             await protocol.more()
         return data
@@ -180,6 +165,13 @@ class Reader:
             if limit is not None and size > limit:
                 raise LineTooLongError(b"".join(chunks)[:limit], limit)
         return b"".join(chunks)
+
+    def _check_nothing_left(self) -> None:
+        """Raise, unless the stream ended in order, between two messages."""
+        self._check_orderly_end()
+        partial = self._protocol.buffer.take(len(self._protocol.buffer))
+        if partial:
+            raise IncompleteReadError(partial)
 
     def _check_orderly_end(self) -> None:
         """Raise, unless the peer said that it sends no more."""
@@ -196,3 +188,28 @@ class Reader:
         broken = ConnectionBroken(f"the connection was lost: {error or 'the peer is gone'}")
         broken.__cause__ = error
         return broken
+
+
+class _Lines:
+    """What `Reader.lines` returns: lighter than an asynchronous generator, in bytes and in time."""
+
+    __slots__ = ("_limit", "_protocol", "_reader")
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._protocol = reader._protocol
+        self._limit = reader._limits.line
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        protocol = self._protocol
+        while (line := protocol.buffer.take_until(b"\n", self._limit)) is None:
+            if self._reader.closing.is_set() and not protocol.buffer:
+                raise StopAsyncIteration
+            if protocol.ended:
+                self._reader._check_nothing_left()
+                raise StopAsyncIteration
+            await protocol.more()
+        return line
