@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context
-from typing import Any
+from typing import Any, Final
 
 from asyncserver import events
 from asyncserver.address import PeerAddress
@@ -19,6 +19,8 @@ from asyncserver.gate import Gate
 from asyncserver.session import Session, Terms
 
 __all__ = ("Crew",)
+
+EAGERLY: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
 
 class Crew:
@@ -150,8 +152,7 @@ def _start(
     context: Context | None = None,
 ) -> asyncio.Task[None]:
     """Run it in a task, at once: many have ended when this returns, and no loop heard of them."""
-    settings: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
-    return asyncio.Task(coroutine, loop=loop, context=context, **settings)
+    return asyncio.Task(coroutine, loop=loop, context=context, **EAGERLY)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
