@@ -194,8 +194,6 @@ class DatagramEndpoint:
 
     def try_send(self, data: bytes | bytearray | memoryview, peer: Any, control: Control) -> bool:
         """Send one datagram, or return `False` if there is no room. See `Datagram.reply`."""
-        if self.socket.fileno() < 0:
-            raise ConnectionClosed("the server is closed")
         try:
             if control:
                 self.socket.sendmsg([data], _reply_control(control), 0, peer)
@@ -206,6 +204,8 @@ class DatagramEndpoint:
         except OSError as exc:
             if exc.errno == errno.ENOBUFS:
                 return False
+            if exc.errno == errno.EBADF:
+                raise ConnectionClosed("the server is closed") from None
             if exc.errno in PEER_GONE:
                 raise ConnectionBroken(f"the datagram cannot be delivered: {exc}") from exc
             raise
