@@ -87,11 +87,13 @@ def peer_address(raw: object) -> PeerAddress:
     peer its flow label; a scope stays as `%scope`. An abstract name begins with "@".
     """
     match raw:
-        case (str(host), int(port), *more):
+        case (str(host), int(port)):
+            return host, port
+        case (str(host), int(port), _, scope):
             if host.startswith("::ffff:") and "." in host:
                 host = host.removeprefix("::ffff:")
-            if len(more) > 1 and more[1] and "%" not in host:
-                host = f"{host}%{more[1]}"
+            elif scope and "%" not in host:
+                host = f"{host}%{scope}"
             return host, port
         case bytes() if raw:
             return "@" + raw[1:].decode(errors="surrogateescape")

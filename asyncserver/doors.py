@@ -97,7 +97,6 @@ class Doors:
     ) -> None:
         """Accept one connection, and close it if it is above a limit."""
         sock, raw = listener.accept()
-        sock.setblocking(False)
         peer = peer_address(raw)
         limit = self._gate.enter("" if isinstance(peer, str) else peer[0])
         if limit is None:

@@ -243,6 +243,7 @@ class Session:
     async def _wrap_socket(self, context: ssl.SSLContext) -> None:
         seconds = self._terms.timeouts.handshake
         sock = context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+        sock.setblocking(False)
         self._sock = sock
         try:
             async with asyncio.timeout(seconds):
