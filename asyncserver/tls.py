@@ -177,10 +177,10 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         if self._ended:
             return  # behind close_notify everything is to be ignored (RFC 8446, section 6.1)
         self._incoming.write(data)
-        if not self._shaken.done():
-            self._shake()
-        elif self._above is not None:
+        if self._above is not None:
             self._decrypt()
+        elif not self._shaken.done():
+            self._shake()
 
     def eof_received(self) -> bool:
         self._ended = True
@@ -214,12 +214,12 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._finished:
             raise RuntimeError("Cannot call write() after write_eof()")  # asyncio's words
-        if self._closing:
+        if self._closing or not data:
             return
-        view = memoryview(data).cast("B")
+        rest = data if type(data) is bytes else memoryview(data).cast("B")
         try:
-            while view:
-                view = view[self._tls.write(view) :]  # a record at a time
+            while (written := self._tls.write(rest)) < len(rest):  # a record at a time
+                rest = memoryview(rest)[written:]
         except ssl.SSLError as exc:
             self._fatal(exc)
             return
@@ -359,7 +359,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         try:
             while chunk := self._tls.read(READ_SIZE):
                 self._held.append(chunk)
-                if not self._incoming.pending and not self._tls.pending():
+                if not self._incoming.pending:
                     return None  # spares the exception that says "no more"
             self._ended = True  # close_notify
         except ssl.SSLWantReadError:
@@ -410,10 +410,9 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._flush()
 
     def _flush(self) -> None:
-        if self._outgoing.pending:
-            data = self._outgoing.read()
-            if not self._finished and not self._below.is_closing():
-                self._below.write(data)
+        data = self._outgoing.read()
+        if data and not self._finished and not self._below.is_closing():
+            self._below.write(data)
 
     def _fatal(self, exc: Exception) -> None:
         """End a connection that cannot go on."""
