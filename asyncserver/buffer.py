@@ -17,36 +17,42 @@ class ReceiveBuffer:
     remainder that has to grow becomes a `bytearray`.
     """
 
-    __slots__ = ("_data", "_searched", "_skipping", "_sought", "_start")
+    __slots__ = ("_chunk", "_data", "_searched", "_skipping", "_sought", "_start")
 
     def __init__(self) -> None:
+        # All that is pending, if it came in one piece and nobody has touched it; else `None`.
+        self._chunk: bytes | None = b""
+        # Else, all that is pending:
         self._data: bytes | bytearray = b""
         self._start = 0  # the first byte not yet taken
         self._searched = 0  # no separator begins before this
         self._sought = b""  # the separator that _searched speaks of
         self._skipping = b""  # the separator that ends an overlong message, until it comes
 
-    def __len__(self) -> int:
-        return len(self._data) - self._start
+    @property
+    def size(self) -> int:
+        """How many bytes are pending."""
+        return len(self._data) - self._start if self._chunk is None else len(self._chunk)
 
     def feed(self, data: bytes) -> None:
         """Append what arrived."""
-        if not self._data:  # then _start and _searched are 0
-            self._data = data
+        if self._chunk == b"":
+            self._chunk = data
         else:
             self._append(data)
-        if self._skipping:
-            self._skip()
 
     def take(self, size: int) -> bytes:
         """Take up to `size` bytes; empty if there are none."""
+        chunk = self._chunk
+        if chunk is not None and len(chunk) <= size:
+            self._chunk = b""
+            return chunk
+        self._open()
         return self._cut(min(self._start + size, len(self._data)))
 
     def take_exactly(self, size: int) -> bytes | None:
         """Take `size` bytes, or `None` while there are fewer."""
-        if len(self._data) - self._start < size:
-            return None
-        return self._cut(self._start + size)
+        return self.take(size) if self.size >= size else None
 
     def take_until(self, separator: bytes, limit: int | None) -> bytes | None:
         """Take everything up to and including `separator`, or `None` while it is not there.
@@ -56,9 +62,29 @@ class ReceiveBuffer:
                 also what is still to come of it.
 
         """
-        data = self._data
-        if not data:
+        chunk = self._chunk
+        if chunk:
+            size = len(chunk)
+            if 0 <= chunk.find(separator) == size - len(separator) and (
+                limit is None or size <= limit
+            ):
+                self._chunk = b""
+                return chunk
+        elif chunk is not None:
             return None
+        return self._search(separator, limit)
+
+    # -- what did not come as exactly one message ----------------------------------------------
+
+    def _open(self) -> None:
+        """Look at the pending bytes as something to cut from."""
+        if self._chunk is not None:
+            self._data, self._chunk = self._chunk, None
+            self._start = self._searched = 0
+
+    def _search(self, separator: bytes, limit: int | None) -> bytes | None:
+        self._open()
+        data = self._data
         if separator != self._sought:
             self._sought = separator
             self._searched = self._start
@@ -72,26 +98,20 @@ class ReceiveBuffer:
         end = found + len(separator)
         if limit is not None and end - self._start > limit:
             self._overflow(separator, limit)
-        if end == len(data) and not self._start and type(data) is bytes:  # _cut's commonest case
-            self._data = b""
-            self._searched = 0
-            return data
         return self._cut(end)
 
     def _cut(self, end: int) -> bytes:
         """Take the bytes up to the position `end`."""
         data, start = self._data, self._start
         if end == len(data):
-            self._data = b""
-            self._start = self._searched = 0
-            if start:
-                return bytes(memoryview(data)[start:])
-            return data if type(data) is bytes else bytes(data)
-        self._start = end
-        self._searched = max(self._searched, end)
+            self._chunk = self._data = b""
+        else:
+            self._start = end
+            self._searched = max(self._searched, end)
         return data[start:end] if type(data) is bytes else bytes(memoryview(data)[start:end])
 
     def _append(self, data: bytes) -> None:
+        self._open()
         pending = self._data
         if isinstance(pending, bytearray):
             del pending[: self._start]  # moves an offset, not the bytes
@@ -100,11 +120,13 @@ class ReceiveBuffer:
         self._searched -= self._start
         self._start = 0
         pending += data
+        if self._skipping:
+            self._skip()
 
     def _overflow(self, separator: bytes, limit: int) -> None:
         partial = bytes(memoryview(self._data)[self._start : self._start + limit])
-        self._skipping = separator
         self._searched = self._start
+        self._skipping = separator
         self._skip()
         raise LineTooLongError(partial, limit)
 
@@ -117,3 +139,4 @@ class ReceiveBuffer:
             self._cut(found + len(separator))
         else:
             self._cut(max(self._start, len(self._data) - len(separator) + 1))
+            self._open()  # so that what comes next is appended, and looked at

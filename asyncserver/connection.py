@@ -52,7 +52,7 @@ class Connection(Reader, ByteStream):
     """
 
     __slots__ = (
-        "_closed", "_limits", "_protocol", "_sendable", "_timeouts", "_transport", "closing", "peer",
+        "_closed", "_limits", "_protocol", "_timeouts", "closing", "peer",
     )  # fmt: skip
 
     def __init__(
@@ -64,11 +64,9 @@ class Connection(Reader, ByteStream):
         timeouts: Timeouts,
     ) -> None:
         self._protocol = protocol
-        self._transport = protocol.transport
         self._limits = limits
         self._timeouts = timeouts
         self._closed = False
-        self._sendable = True
         self.peer = peer
         self.closing = closing
 
@@ -88,11 +86,9 @@ class Connection(Reader, ByteStream):
                 aborted.
 
         """
-        if self._transport.is_closing():
-            raise self._why_not()
-        if not self._sendable:
-            raise ConnectionClosed("send_eof() was called, or start_tls() is at work")
         protocol = self._protocol
+        if not protocol.sendable:
+            raise self._why_not_send()
         protocol.write(item)
         if not protocol.writable:
             await protocol.drained()
@@ -106,10 +102,11 @@ class Connection(Reader, ByteStream):
         """
         if self._closed or self._protocol.lost:
             raise self._why_not()
-        if self._sendable:
-            self._sendable = False
-            self._protocol.flush()
-            self._transport.write_eof()
+        protocol = self._protocol
+        if protocol.sendable:
+            protocol.sendable = False
+            protocol.flush()
+            protocol.transport.write_eof()
 
     async def aclose(self) -> None:
         """Close: what was sent still goes out, for up to `Timeouts.write`. Never raises an error.
@@ -118,7 +115,7 @@ class Connection(Reader, ByteStream):
         """
         self.close()
         protocol = self._protocol
-        if not self._transport.get_write_buffer_size():  # then only the loop has to take its turn
+        if not protocol.transport.get_write_buffer_size():  # then only the loop has to take its turn
             if not protocol.lost:
                 await protocol.drained()
             return
@@ -134,14 +131,13 @@ class Connection(Reader, ByteStream):
 
     def close(self) -> None:
         """Begin to close, without waiting for what was sent to go out."""
-        self._protocol.flush()
         self._end()
-        self._transport.close()
+        self._protocol.close()
 
     def abort(self) -> None:
         """Close at once; what was not sent yet is lost."""
         self._end()
-        self._transport.abort()
+        self._protocol.abort()
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
         """Upgrade to TLS, as the server, after the peer was told to begin (STARTTLS, RFC 3207).
@@ -163,17 +159,17 @@ class Connection(Reader, ByteStream):
             raise ConnectionBusy("reading from")
         if self.tls is not None:
             raise ConnectionBusy("encrypting")
-        if not self._sendable:
-            raise ConnectionClosed("send_eof() or start_tls() was called: it is too late for TLS")
+        if not protocol.sendable:
+            raise self._why_not_send()
         layer = TLSTransport(server_context(context))
         protocol.flush()
-        self._sendable = False  # what another task sends now must not go out in clear
+        protocol.sendable = False  # what another task sends now must not go out in clear
         try:
             async with asyncio.timeout(self._timeouts.handshake):
                 if not protocol.writable:
                     await protocol.drained()
-                received = protocol.buffer.take(len(protocol.buffer))
-                await layer.upgrade(self._transport, received, ended=protocol.ended)
+                received = protocol.buffer.take(protocol.buffer.size)
+                await layer.upgrade(protocol.transport, received, ended=protocol.ended)
         except BaseException as exc:
             if not isinstance(exc, HandshakeError):  # which has sent its alert, and is closing
                 self.abort()
@@ -181,8 +177,8 @@ class Connection(Reader, ByteStream):
             if isinstance(exc, TimeoutError) and self._timeouts.handshake is not None:
                 raise DeadlineExceeded("handshake", self._timeouts.handshake) from None
             raise
-        self._transport = protocol.transport = layer
-        self._sendable = not self._closed
+        protocol.transport = layer
+        protocol.sendable = not (self._closed or protocol.lost)
         layer.start(protocol)
 
     # -- what is known about it ----------------------------------------------------------------
@@ -190,7 +186,7 @@ class Connection(Reader, ByteStream):
     @property
     def local(self) -> PeerAddress:
         """Our own end's address: `(host, port)`, or the path of a Unix socket."""
-        return peer_address(self._transport.get_extra_info("sockname"))
+        return peer_address(self._protocol.transport.get_extra_info("sockname"))
 
     @property
     def bytes_received(self) -> int:
@@ -205,13 +201,13 @@ class Connection(Reader, ByteStream):
     @property
     def tls(self) -> ssl.SSLObject | None:
         """What was negotiated: `version()`, `cipher()`, `getpeercert()`; `None` in clear."""
-        found: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
+        found: ssl.SSLObject | None = self._protocol.transport.get_extra_info("ssl_object")
         return found
 
     @property
     def credentials(self) -> Credentials | None:
         """The process at the other end of a Unix socket; `None` elsewhere."""
-        sock = self._transport.get_extra_info("socket")
+        sock = self._protocol.transport.get_extra_info("socket")
         if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
             return None
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -220,7 +216,7 @@ class Connection(Reader, ByteStream):
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """Anyio's typed attributes: `connection.extra(SocketAttribute.remote_address)`."""
-        sock = self._transport.get_extra_info("socket")
+        sock = self._protocol.transport.get_extra_info("socket")
         attributes: dict[Any, Callable[[], Any]] = {
             SocketAttribute.family: lambda: sock.family,
             SocketAttribute.local_address: lambda: self.local,
@@ -235,13 +231,20 @@ class Connection(Reader, ByteStream):
             attributes |= _tls_attributes(tls)
         return attributes
 
+    def _why_not_send(self) -> Exception:
+        """Tell why nothing can be sent."""
+        protocol = self._protocol
+        if self._closed or protocol.lost or protocol.transport.is_closing():
+            return self._why_not()
+        return ConnectionClosed("send_eof() was called, or start_tls() is at work")
+
     def _end(self) -> None:
         """End it on this side: nothing is left to read, nothing more is sent, nobody waits."""
         self._closed = True
-        self._sendable = False
         protocol = self._protocol
+        protocol.sendable = False
         protocol.ended = True
-        protocol.buffer.take(len(protocol.buffer))
+        protocol.buffer.take(protocol.buffer.size)
         protocol.wake()
 
 

@@ -8,22 +8,22 @@ task's. Whatever else the handler awaits, the task awaits.
 """
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from asyncio import _enter_task, _leave_task
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Final, Self
 
 __all__ = ("Driver", "park")
 
 PARKED: Final = object()  # what a coroutine yields when it waits for its driver
-ONCE: Final = (PARKED,)
 NOTHING: Final = object()
 
 
 class _Park:
     """Yields `PARKED`, once each time that it is awaited."""
 
-    def __await__(self) -> Generator[object, None, None]:
-        return iter(ONCE)  # type: ignore[return-value] # an iterator is all that `await` wants
+    __slots__ = ()
+    __await__ = (PARKED,).__iter__  # no Python code runs to await it
 
 
 park: Final = _Park()  # to be awaited by the coroutine that is driven, in its own task
@@ -32,41 +32,34 @@ park: Final = _Park()  # to be awaited by the coroutine that is driven, in its o
 class Driver(Generator[object, None, object]):
     """Runs one coroutine in the task that awaits `drive`.
 
-    It is itself what that task steps, a generator without a frame: an idle connection holds enough
-    of them.
+    It is all that an idle connection holds for this: what that task steps, a generator without a
+    frame; and while the coroutine is parked, what the task waits for, a future that can be waited
+    for again and again ("future-like" in asyncio's words: it has `_asyncio_future_blocking`).
 
     Attributes:
         loop: the loop of that task.
-        task: the task.
+        task: the task; `None` before `drive`.
         stepping: the coroutine runs now; if it awaits `park`, it waits for `go_on()`.
 
     """
 
     __slots__ = (
-        "_context",
-        "_coroutine",
-        "_end",
-        "_handed",
-        "_parked",
-        "_send",
-        "loop",
-        "stepping",
-        "task",
-    )
+        "_asyncio_future_blocking", "_cancelled", "_context", "_coroutine", "_next", "_wakeup", "loop", "stepping", "task",
+    )  # fmt: skip
 
     task: "asyncio.Task[Any] | None"
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.task = None
         self.stepping = False
-        self._parked: asyncio.Future[None] | None = None  # what the task waits for meanwhile
-        self._handed: object = NOTHING  # what the task shall await next
-        self._end: BaseException | None = None  # how the coroutine ended
+        self._wakeup: Callable[[Self], object] | None = None  # of the task, while it waits for us
+        self._cancelled: asyncio.CancelledError | None = None
+        self._next: object = NOTHING  # what the task shall await, or an exception that it shall get
 
     def drive(self, coroutine: Coroutine[Any, Any, object], context: Context) -> Self:
         """Return what to await to run `coroutine`; `context` is that of the current task."""
         self._coroutine = coroutine
-        self._send = coroutine.send
         self._context = context
         self.task = asyncio.current_task()
         return self
@@ -74,7 +67,35 @@ class Driver(Generator[object, None, object]):
     def after_step(self) -> None:
         """Do what is to be done whenever the coroutine has run for a while."""
 
-    # -- what the task calls: it is stepped, and awaits what it gets ------------------------------
+    # -- what the protocol calls: something has come ----------------------------------------------
+
+    @property
+    def parked(self) -> bool:
+        """Whether the coroutine waits for `go_on`."""
+        return self._wakeup is not None and not self.stepping
+
+    def go_on(self) -> None:
+        """Let a parked coroutine go on: at once from a callback, from another task in its own turn."""
+        loop, task = self.loop, self.task
+        try:
+            _enter_task(loop, task)
+        except RuntimeError:
+            self._wake_task()
+            return
+        self.stepping = True
+        try:
+            waiter = self._context.run(self._coroutine.send, None)
+        except BaseException as exc:  # ends in the task, where somebody looks at it
+            waiter = exc
+        finally:
+            self.stepping = False
+            _leave_task(loop, task)
+            self.after_step()
+        if waiter is not PARKED:
+            self._next = waiter
+            self._wake_task()
+
+    # -- what the task steps ----------------------------------------------------------------------
 
     def __await__(self) -> Self:
         return self
@@ -86,10 +107,10 @@ class Driver(Generator[object, None, object]):
         return self._step(error)
 
     def _step(self, error: BaseException | None) -> object:
-        if self._end is not None:
-            raise self._end
-        if self._handed is not NOTHING:
-            waiter, self._handed = self._handed, NOTHING
+        waiter, self._next = self._next, NOTHING
+        if isinstance(waiter, BaseException):
+            raise waiter
+        if waiter is not NOTHING:
             if error is None:
                 return waiter
             if isinstance(waiter, asyncio.Future) and waiter.cancel():
@@ -100,38 +121,32 @@ class Driver(Generator[object, None, object]):
         finally:
             self.stepping = False
             self.after_step()
-        if waiter is PARKED:
-            waiter = self._parked = self.loop.create_future()
-            self._parked._asyncio_future_blocking = True  # as `await` would set it
-        return waiter
+        if waiter is not PARKED:
+            return waiter
+        self._asyncio_future_blocking = True  # as `await` would set it
+        return self
 
-    # -- what the protocol calls: something has come ----------------------------------------------
+    # -- what the task waits for ------------------------------------------------------------------
 
-    @property
-    def parked(self) -> bool:
-        """Whether the coroutine waits for `go_on`."""
-        return self._parked is not None and not self._parked.done()
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self.loop
 
-    def go_on(self) -> None:
-        """Let a parked coroutine go on: at once from a callback, from another task in its own turn."""
-        parked = self._parked
-        if parked is None or parked.done():
-            return  # its task has been told something else, and will run
-        if asyncio.current_task() is not None:
-            parked.set_result(None)
-            return
-        asyncio._enter_task(self.loop, self.task)  # type: ignore[arg-type]
-        self.stepping = True
-        try:
-            waiter = self._context.run(self._send, None)
-        except BaseException as exc:  # ends in the task, where somebody looks at it
-            self._end = exc
-            parked.set_result(None)
-        else:
-            if waiter is not PARKED:
-                self._handed = waiter
-                parked.set_result(None)
-        finally:
-            self.stepping = False
-            asyncio._leave_task(self.loop, self.task)  # type: ignore[arg-type]
-            self.after_step()
+    def add_done_callback(self, wakeup: Callable[[Self], object], *, context: Context) -> None:
+        self._wakeup = wakeup
+
+    def cancel(self, msg: object = None) -> bool:
+        if self._wakeup is None:
+            return False
+        self._cancelled = asyncio.CancelledError(*() if msg is None else (msg,))
+        self._wake_task()
+        return True
+
+    def result(self) -> None:
+        if self._cancelled is not None:
+            error, self._cancelled = self._cancelled, None
+            raise error
+
+    def _wake_task(self) -> None:
+        wakeup, self._wakeup = self._wakeup, None
+        assert wakeup is not None
+        self.loop.call_soon(wakeup, self, context=self._context)

@@ -6,6 +6,7 @@ copy on that way.
 """
 
 import asyncio
+from asyncio import current_task
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -25,9 +26,11 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
     Attributes:
         buffer: received and not yet read.
-        received, sent: bytes, in all.
+        received: bytes, in all.
+        sendable: nothing speaks against sending; else the connection knows what does.
         writable: the transport takes bytes; it holds fewer than its high-water mark.
         ended: nothing more will come, whatever the reason.
+        finishing: the server is closing, so that between two messages is the place to stop.
         lost: the transport is gone in both directions.
         error: why, if it was not an orderly end.
         opened, seen, since: kept for `deadlines`.
@@ -35,8 +38,8 @@ class StreamProtocol(Driver, asyncio.Protocol):
     """
 
     __slots__ = (
-        "_high", "_outgoing", "_paused", "_reader", "_senders", "_waiting", "buffer", "ended", "error", "lost",
-        "opened", "received", "seen", "sent", "since", "transport", "writable",
+        "_high", "_outgoing", "_paused", "_reader", "_senders", "_written", "buffer", "ended", "error",
+        "finishing", "lost", "opened", "received", "seen", "sendable", "since", "transport", "writable",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -45,17 +48,18 @@ class StreamProtocol(Driver, asyncio.Protocol):
         super().__init__(loop)
         self.buffer = ReceiveBuffer()
         self.received = 0
-        self.sent = 0
         self.ended = False
+        self.finishing = False
         self.lost = False
         self.error: Exception | None = None
+        self.sendable = True
         self.writable = True
         self._high = high
         self._paused = False
-        self._waiting = False  # the handler itself waits, to be driven
         self._outgoing: bytes | bytearray = b""  # of the step that runs
+        self._written = 0
         self._reader: asyncio.Future[None] | None = None  # of a task that is not driven
-        self._senders: list[asyncio.Future[None]] = []
+        self._senders: list[asyncio.Future[None]] | None = None
         self.opened = self.since = loop.time()
         self.seen = 0
 
@@ -67,12 +71,11 @@ class StreamProtocol(Driver, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
         self.buffer.feed(data)
-        if self._waiting:
-            self._waiting = False
+        if self._wakeup is not None:
             self.go_on()
         elif self._reader is not None:
             self.wake()
-        elif len(self.buffer) >= self._high:
+        elif self.buffer.size >= self._high:
             self._paused = True
             self.transport.pause_reading()
 
@@ -83,6 +86,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = self.lost = True
+        self.sendable = False
         if self.error is None:
             self.error = exc
         self.wake()
@@ -93,8 +97,8 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writable = True
-        senders, self._senders = self._senders, []
-        for sender in senders:
+        senders, self._senders = self._senders, None
+        for sender in senders or ():
             if not sender.done():
                 sender.set_result(None)
 
@@ -103,9 +107,12 @@ class StreamProtocol(Driver, asyncio.Protocol):
     @property
     def reading(self) -> bool:
         """Whether somebody waits for more bytes."""
-        if self._waiting:
-            return self.parked
-        return self._reader is not None and not self._reader.done()
+        return self.parked or (self._reader is not None and not self._reader.done())
+
+    @property
+    def sent(self) -> int:
+        """Bytes given to `write`, in all."""
+        return self._written + len(self._outgoing)
 
     @property
     def moved(self) -> int:
@@ -124,15 +131,13 @@ class StreamProtocol(Driver, asyncio.Protocol):
             ConnectionBusy: another task waits already.
 
         """
-        if (self._waiting or self._reader is not None) and self.reading:
-            raise ConnectionBusy("reading from")
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
-        if self.stepping and asyncio.current_task() is self.task:
-            self._waiting = True
-            return park
-        self._waiting = False
+        if self._reader is None and current_task() is self.task:
+            return park  # the handler itself
+        if self.reading:
+            raise ConnectionBusy("reading from")
         self._reader = reader = self.loop.create_future()
         return reader
 
@@ -141,44 +146,65 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
         So what a handler sends without waiting goes out as one write, one segment, one TLS record.
         """
-        self.sent += len(data)
-        if not self.stepping:
-            self.transport.write(data)
-            return
-        outgoing = self._outgoing
-        if not outgoing:
-            self._outgoing = outgoing = data if type(data) is bytes else bytes(data)
+        if self.stepping and not self._outgoing and len(data) < CORK:
+            self._outgoing = data if type(data) is bytes else bytes(data)
         else:
-            if type(outgoing) is bytes:
-                self._outgoing = outgoing = bytearray(outgoing)
-            outgoing += data
-        if len(outgoing) >= CORK or not self.writable:
+            self._write_more(data)
+
+    def _write_more(self, data: bytes | bytearray | memoryview) -> None:
+        if self.stepping and self._outgoing:
+            if type(self._outgoing) is bytes:
+                self._outgoing = bytearray(self._outgoing)
+            self._outgoing += data
+            if len(self._outgoing) < CORK and self.writable:
+                return
             self.flush()
+        else:
+            self._written += len(data)
+            self.transport.write(data)
+        if self.transport.is_closing():  # a handler that never waits would never be told
+            self.sendable = False
 
     def flush(self) -> None:
-        """Give the transport what `write` has held back; if it is closing, nobody wants it."""
+        """Give the transport what `write` has held back."""
         outgoing = self._outgoing
         if outgoing:
             self._outgoing = b""
-            if not self.transport.is_closing():
-                self.transport.write(outgoing)
+            self._written += len(outgoing)
+            self.transport.write(outgoing)
 
     after_step = flush
+
+    def close(self) -> None:
+        """Begin to close; what was written still goes out."""
+        self.flush()
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what was written and is still here is lost."""
+        self._outgoing = b""
+        self.transport.abort()
 
     def drained(self) -> asyncio.Future[None]:
         """Return a future that resolves when the transport takes bytes again, or is lost."""
         sender = self.loop.create_future()
+        if self._senders is None:
+            self._senders = []
         self._senders.append(sender)
         return sender
 
     def wake(self) -> None:
         """Let a waiting reader look again."""
-        if self._waiting:
-            self._waiting = False
+        if self.parked:
             self.go_on()
         reader, self._reader = self._reader, None
         if reader is not None and not reader.done():
             reader.set_result(None)
+
+    def finish(self) -> None:
+        """Let the iterations over messages end, at the next place between two."""
+        self.finishing = True
+        self.wake()
 
     def stop_reading(self, error: Exception) -> None:
         """End the reading side: whoever reads gets `error`. Sending goes on."""
@@ -190,7 +216,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
     def fail(self, error: Exception) -> None:
         """End the connection: whoever reads or sends gets `error`."""
         self.stop_reading(error)
-        self.transport.abort()
+        self.abort()
 
 
 def tell_when_lost(protocol: AnyProtocol, lost: Callable[[], object]) -> AnyProtocol:

@@ -68,7 +68,7 @@ class Reader:
         if n < 0:
             return await self._read_all()
         protocol = self._protocol
-        while not protocol.buffer:
+        while not protocol.buffer.size:
             if protocol.ended:
                 self._check_orderly_end()
                 return b""
@@ -135,8 +135,8 @@ class Reader:
     async def __anext__(self) -> bytes:
         """Return the next chunk; when the server drains and nothing is buffered, stop."""
         protocol = self._protocol
-        while not protocol.buffer:
-            if self.closing.is_set():
+        while not protocol.buffer.size:
+            if protocol.finishing:
                 raise StopAsyncIteration
             if protocol.ended:
                 self._check_orderly_end()
@@ -169,7 +169,7 @@ class Reader:
     def _check_nothing_left(self) -> None:
         """Raise, unless the stream ended in order, between two messages."""
         self._check_orderly_end()
-        partial = self._protocol.buffer.take(len(self._protocol.buffer))
+        partial = self._protocol.buffer.take(self._protocol.buffer.size)
         if partial:
             raise IncompleteReadError(partial)
 
@@ -206,7 +206,7 @@ class _Lines:
     async def __anext__(self) -> bytes:
         protocol = self._protocol
         while (line := protocol.buffer.take_until(b"\n", self._limit)) is None:
-            if self._reader.closing.is_set() and not protocol.buffer:
+            if protocol.finishing and not protocol.buffer.size:
                 raise StopAsyncIteration
             if protocol.ended:
                 self._reader._check_nothing_left()

@@ -110,7 +110,7 @@ class Session:
     def ask_to_finish(self) -> None:
         """Tell the handler that the server is closing."""
         if self.connection is not None:
-            self.connection._protocol.wake()
+            self.connection._protocol.finish()
         elif self._handed_over:
             pass  # a thread cannot be told
         elif self._protocol is None:

@@ -261,7 +261,7 @@ async def test_send_waits_for_a_peer_that_does_not_read(url):
             for _ in range(400):
                 await connection.send(b"x" * 32_768)
                 sent += 32_768
-                highest = max(highest, connection._transport.get_write_buffer_size())
+                highest = max(highest, connection._protocol.transport.get_write_buffer_size())
 
         sending = asyncio.create_task(send())
         before = -1
@@ -270,7 +270,7 @@ async def test_send_waits_for_a_peer_that_does_not_read(url):
             for _ in range(100):
                 await asyncio.sleep(0)
         assert not sending.done()
-        assert connection._transport.get_write_buffer_size() <= 2 * limits.write_buffer
+        assert connection._protocol.transport.get_write_buffer_size() <= 2 * limits.write_buffer
         writer.transport.resume_reading()
         await reader.readexactly(400 * 32_768)
         await sending

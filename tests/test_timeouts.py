@@ -97,7 +97,7 @@ async def test_peer_that_never_reads(url, talkative, recorder):
             outcome.set_result((exc.deadline, now() - connection._protocol.opened))
             raise
         finally:
-            highest = connection._transport.get_write_buffer_size()
+            highest = connection._protocol.transport.get_write_buffer_size()
 
     async with serving(flood, url, limits=limits, observers=[recorder]) as server:
         async with connect(server.addresses[0]) as (_reader, writer):
@@ -130,7 +130,7 @@ async def test_slow_but_steady_reader_is_not_cut_off():
 
 async def test_closing_waits_no_longer_than_the_write_deadline(recorder):
     async def leave(connection):
-        connection._transport.write(b"x" * 20_000_000)
+        connection._protocol.transport.write(b"x" * 20_000_000)
 
     async with serving(leave, TCP, observers=[recorder]) as server:
         async with connect(server.addresses[0]) as (_reader, writer):
