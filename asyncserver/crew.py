@@ -5,22 +5,18 @@ It starts them, gives back what they held when they end, looks at their deadline
 
 import asyncio
 import socket
-import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextvars import Context
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from asyncserver import events
 from asyncserver.address import PeerAddress
 from asyncserver.datagram import Datagram
 from asyncserver.drain import Drain
-from asyncserver.errors import AsyncServerError
 from asyncserver.gate import Gate
+from asyncserver.packets import EAGERLY, Packets, retrieve
 from asyncserver.session import Session, Terms
 
 __all__ = ("Crew",)
-
-EAGERLY: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
 
 class Crew:
@@ -38,7 +34,7 @@ class Crew:
         self._gate = gate
         self._left = left
         self._sessions: dict[asyncio.Task[None], Session] = {}
-        self._packets: dict[asyncio.Task[None], tuple[float, Datagram]] = {}  # and when they came
+        self._packets = Packets(terms)
         self._watch: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._on_end = self._forget  # one bound method for all, since each session's task holds it
@@ -59,7 +55,7 @@ class Crew:
         self._terms.observers.emit(events.Opened(peer))
         self._starting = True
         try:
-            task = _start(self._loop, session.run(), session.context)
+            task = asyncio.Task(session.run(), loop=self._loop, context=session.context, **EAGERLY)
         finally:
             self._starting = False
         self._sessions[task] = session
@@ -74,39 +70,13 @@ class Crew:
         self._gate.leave(session.host)
         self._left()
         self._terms.observers.emit(events.Closed(session.peer, received, sent))
-        _retrieve(task)
+        retrieve(task)
 
     # -- datagrams -----------------------------------------------------------------------------
 
     def take_datagram(self, datagram: Datagram) -> bool:
         """Start the handler of a datagram, or return `False` if too many run."""
-        limit = self._terms.limits.datagrams
-        if limit is not None and len(self._packets) >= limit:
-            return False
-        self._starting = True
-        try:
-            task = _start(self._loop, self._handle_datagram(datagram))
-        finally:
-            self._starting = False
-        if task.done():
-            _retrieve(task)
-        else:
-            self._packets[task] = self._loop.time(), datagram
-            task.add_done_callback(self._forget_datagram)
-        return True
-
-    async def _handle_datagram(self, datagram: Datagram) -> None:
-        assert self._terms.service.datagram is not None
-        try:
-            await self._terms.service.datagram(datagram)
-        except AsyncServerError as exc:  # about the reply: the sender has gone, or has no name
-            self._terms.observers.emit(events.Disconnected(datagram.peer, exc))
-        except Exception as exc:
-            self._terms.observers.emit(events.Failed(datagram.peer, exc))
-
-    def _forget_datagram(self, task: asyncio.Task[None]) -> None:
-        self._packets.pop(task, None)
-        _retrieve(task)
+        return self._packets.take(datagram)
 
     # -- deadlines -----------------------------------------------------------------------------
 
@@ -120,12 +90,7 @@ class Crew:
             if deadline is not None:
                 self._terms.observers.emit(events.Expired(session.peer, deadline))
                 session.expire(deadline, task)
-        lifetime = self._terms.timeouts.lifetime
-        for task, (since, datagram) in self._packets.items():
-            if lifetime is None or now - since < lifetime:
-                break  # the others came later
-            self._terms.observers.emit(events.Expired(datagram.peer, "lifetime"))
-            task.cancel()
+        self._packets.expire(now)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -133,7 +98,8 @@ class Crew:
         """Tell everybody that the server is closing, and see them out."""
         for session in self:
             session.ask_to_finish()
-        drained = await drain.run([*self._sessions, *self._packets], self._give_up)
+        self._packets.dismiss()
+        drained = await drain.run([*self._sessions, *self._packets.waiting], self._give_up)
         if self._watch is not None:
             self._watch.cancel()
         return drained
@@ -144,21 +110,3 @@ class Crew:
         if session is not None:
             session.abort()
             self._forget(task)
-
-
-def _start(
-    loop: asyncio.AbstractEventLoop,
-    coroutine: Coroutine[Any, Any, None],
-    context: Context | None = None,
-) -> asyncio.Task[None]:
-    """Run it in a task, at once: many have ended when this returns, and no loop heard of them."""
-    return asyncio.Task(coroutine, loop=loop, context=context, **EAGERLY)
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Look at how a task ended, so that asyncio does not report it as never looked at.
-
-    Only what stops the whole program gets this far, and it is on its way already.
-    """
-    if task.done() and not task.cancelled():
-        task.exception()

@@ -9,7 +9,7 @@ task's. Whatever else the handler awaits, the task awaits.
 
 import asyncio
 from asyncio import _enter_task, _leave_task
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final, Self
 
@@ -23,45 +23,46 @@ class _Park:
     """Yields `PARKED`, once each time that it is awaited."""
 
     __slots__ = ()
-    __await__ = (PARKED,).__iter__  # no Python code runs to await it
+    __await__ = (PARKED,).__iter__  # runs no Python code
 
 
 park: Final = _Park()  # to be awaited by the coroutine that is driven, in its own task
 
 
-class Driver(Generator[object, None, object]):
-    """Runs one coroutine in the task that awaits `drive`.
+class Driver(Coroutine[object, None, object]):
+    """Runs one coroutine in the task that runs or awaits the driver.
 
-    It is all that an idle connection holds for this: what that task steps, a generator without a
+    It is all that an idle connection holds for this: what that task steps, a coroutine without a
     frame; and while the coroutine is parked, what the task waits for, a future that can be waited
     for again and again ("future-like" in asyncio's words: it has `_asyncio_future_blocking`).
 
     Attributes:
         loop: the loop of that task.
-        task: the task; `None` before `drive`.
+        task: the task; it is the current one, or not made yet, when `drive` is called.
+        wakeup: of the task, while it waits for the driver.
         stepping: the coroutine runs now; if it awaits `park`, it waits for `go_on()`.
 
     """
 
     __slots__ = (
-        "_asyncio_future_blocking", "_cancelled", "_context", "_coroutine", "_next", "_wakeup", "loop", "stepping", "task",
+        "_asyncio_future_blocking", "_cancelled", "_context", "_coroutine", "_next", "loop", "stepping", "task", "wakeup",
     )  # fmt: skip
 
-    task: "asyncio.Task[Any] | None"
+    task: "asyncio.Task[Any]"
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.task = None
         self.stepping = False
-        self._wakeup: Callable[[Self], object] | None = None  # of the task, while it waits for us
+        self.task = None  # type: ignore[assignment] # nothing is driven yet
+        self.wakeup: Callable[[Self], object] | None = None
         self._cancelled: asyncio.CancelledError | None = None
         self._next: object = NOTHING  # what the task shall await, or an exception that it shall get
 
     def drive(self, coroutine: Coroutine[Any, Any, object], context: Context) -> Self:
-        """Return what to await to run `coroutine`; `context` is that of the current task."""
+        """Return what to await to run `coroutine`; `context` is that of the task."""
         self._coroutine = coroutine
         self._context = context
-        self.task = asyncio.current_task()
+        self.task = asyncio.current_task()  # type: ignore[assignment]
         return self
 
     def after_step(self) -> None:
@@ -72,7 +73,7 @@ class Driver(Generator[object, None, object]):
     @property
     def parked(self) -> bool:
         """Whether the coroutine waits for `go_on`."""
-        return self._wakeup is not None and not self.stepping
+        return self.wakeup is not None and not self.stepping
 
     def go_on(self) -> None:
         """Let a parked coroutine go on: at once from a callback, from another task in its own turn."""
@@ -97,8 +98,11 @@ class Driver(Generator[object, None, object]):
 
     # -- what the task steps ----------------------------------------------------------------------
 
-    def __await__(self) -> Self:
+    def __await__(self) -> Self:  # type: ignore[override] # an iterator is all that it must be
         return self
+
+    def __next__(self) -> object:
+        return self._step(None)
 
     def send(self, _: None) -> object:
         return self._step(None)
@@ -132,10 +136,10 @@ class Driver(Generator[object, None, object]):
         return self.loop
 
     def add_done_callback(self, wakeup: Callable[[Self], object], *, context: Context) -> None:
-        self._wakeup = wakeup
+        self.wakeup = wakeup
 
     def cancel(self, msg: object = None) -> bool:
-        if self._wakeup is None:
+        if self.wakeup is None:
             return False
         self._cancelled = asyncio.CancelledError(*() if msg is None else (msg,))
         self._wake_task()
@@ -147,6 +151,6 @@ class Driver(Generator[object, None, object]):
             raise error
 
     def _wake_task(self) -> None:
-        wakeup, self._wakeup = self._wakeup, None
+        wakeup, self.wakeup = self.wakeup, None
         assert wakeup is not None
         self.loop.call_soon(wakeup, self, context=self._context)

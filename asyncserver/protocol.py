@@ -71,7 +71,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
         self.buffer.feed(data)
-        if self._wakeup is not None:
+        if self.wakeup is not None:
             self.go_on()
         elif self._reader is not None:
             self.wake()

@@ -15,7 +15,7 @@ FLOORS = [
     {"errors", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
     {"listeners", "acceptor", "closing", "driver", "protocol", "tls"},
     {"reader", "connection", "datagram", "handlers", "drain"},
-    {"session", "crew", "doors", "server"},
+    {"session", "packets", "crew", "doors", "server"},
     {"serve"},
     {"cli", "client", "target", "demo", "testing", "__main__"},
 ]  # fmt: skip
@@ -32,7 +32,8 @@ LEVEL = {
     "stats": {"events"},
     "connection": {"reader"},
     "handlers": {"connection", "datagram"},
-    "crew": {"session"},
+    "packets": {"session"},
+    "crew": {"packets", "session"},
     "doors": {"crew", "session"},
     "server": {"crew", "doors", "session"},
     "cli": {"client", "target"},
