@@ -8,6 +8,7 @@ import asyncio
 import functools
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from asyncserver.acceptor import Acceptor
 from asyncserver.address import Address, PeerAddress, peer_address
@@ -15,7 +16,7 @@ from asyncserver.crew import Crew
 from asyncserver.datagram import DatagramEndpoint
 from asyncserver.events import Refused
 from asyncserver.gate import Gate
-from asyncserver.listeners import Listener, adopt, listen, resolve
+from asyncserver.listeners import Listener, accept_plain, adopt, listen, resolve
 from asyncserver.session import Terms
 
 __all__ = ("Doors",)
@@ -70,7 +71,13 @@ class Doors:
             acceptor = Acceptor(
                 asyncio.get_running_loop(),
                 listener.socket.fileno(),
-                functools.partial(self._admit, listener.socket, crew.take),
+                functools.partial(
+                    self._admit,
+                    listener.socket.accept
+                    if terms.service.blocking
+                    else accept_plain(listener.socket),
+                    crew.take,
+                ),
                 self._gate if terms.limits.overflow == "backlog" else None,
                 terms.observers,
             )
@@ -93,10 +100,12 @@ class Doors:
             endpoint.start()
 
     def _admit(
-        self, listener: socket.socket, take: Callable[[socket.socket, PeerAddress], object]
+        self,
+        accept: Callable[[], tuple[socket.socket, Any]],
+        take: Callable[[socket.socket, PeerAddress], object],
     ) -> None:
         """Accept one connection, and close it if it is above a limit."""
-        sock, raw = listener.accept()
+        sock, raw = accept()
         peer = peer_address(raw)
         limit = self._gate.enter("" if isinstance(peer, str) else peer[0])
         if limit is None:

@@ -9,7 +9,7 @@ task's. Whatever else the handler awaits, the task awaits.
 
 import asyncio
 from asyncio import _enter_task, _leave_task
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final, Self
 
@@ -26,7 +26,8 @@ class _Park:
     __await__ = (PARKED,).__iter__  # runs no Python code
 
 
-park: Final = _Park()  # to be awaited by the coroutine that is driven, in its own task
+# To be awaited by the coroutine that is driven, in its own task.
+park: Final[Awaitable[None]] = _Park()  # type: ignore[assignment] # an iterator is all it takes
 
 
 class Driver(Coroutine[object, None, object]):
@@ -54,7 +55,7 @@ class Driver(Coroutine[object, None, object]):
         self.loop = loop
         self.stepping = False
         self.task = None  # type: ignore[assignment] # nothing is driven yet
-        self.wakeup: Callable[[Self], object] | None = None
+        self.wakeup: Callable[..., object] | None = None
         self._cancelled: asyncio.CancelledError | None = None
         self._next: object = NOTHING  # what the task shall await, or an exception that it shall get
 
@@ -98,7 +99,7 @@ class Driver(Coroutine[object, None, object]):
 
     # -- what the task steps ----------------------------------------------------------------------
 
-    def __await__(self) -> Self:  # type: ignore[override] # an iterator is all that it must be
+    def __await__(self) -> Self:  # type: ignore[override] # likewise
         return self
 
     def __next__(self) -> object:
@@ -109,6 +110,9 @@ class Driver(Coroutine[object, None, object]):
 
     def throw(self, error: Any, *_: object) -> object:
         return self._step(error)
+
+    def close(self) -> None:
+        self._coroutine.close()
 
     def _step(self, error: BaseException | None) -> object:
         waiter, self._next = self._next, NOTHING
@@ -135,7 +139,7 @@ class Driver(Coroutine[object, None, object]):
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self.loop
 
-    def add_done_callback(self, wakeup: Callable[[Self], object], *, context: Context) -> None:
+    def add_done_callback(self, wakeup: Callable[..., object], *, context: Context) -> None:  # noqa: ARG002
         self.wakeup = wakeup
 
     def cancel(self, msg: object = None) -> bool:

@@ -6,6 +6,7 @@ per episode.
 """
 
 import logging
+from typing import Final
 
 from asyncserver import events
 
@@ -13,13 +14,16 @@ __all__ = ("log",)
 
 logger = logging.getLogger("asyncserver")
 
+EVERY_DAY: Final = (events.Opened, events.Closed)  # so common that they have to be told apart fast
+
 
 def log(event: events.Event) -> None:  # noqa: PLR0912 - one case an event
     """Write one event to the log: the observer that every server has."""
+    if type(event) in EVERY_DAY and not logger.isEnabledFor(logging.DEBUG):
+        return
     match event:
         case events.Opened() | events.Closed():
-            if logger.isEnabledFor(logging.DEBUG):
-                logger.debug("%s: %s", show(event.peer), _one_word(event))
+            logger.debug("%s: %s", show(event.peer), _one_word(event))
         case events.Failed(peer, error):
             logger.error("%s: the handler failed", show(peer), exc_info=error)
         case events.Disconnected(peer, error):

@@ -94,7 +94,9 @@ class Session:
                 except BaseException:  # cancelled, given up, or the program ends: no waiting
                     connection.abort()
                     raise
-                await connection.aclose()
+                connection.close()
+                if connection._protocol.transport.get_write_buffer_size():
+                    await connection.aclose()
             elif self._terms.service.blocking is not None:
                 await self._open_socket(self._terms.service.blocking)
             else:
