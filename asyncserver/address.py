@@ -3,6 +3,7 @@
 Pure text. Names are looked up, and sockets made, in `listeners`.
 """
 
+from sys import intern
 from typing import Final, Self
 from urllib.parse import quote, unquote, urlsplit
 
@@ -88,7 +89,7 @@ def peer_address(raw: object) -> PeerAddress:
     """
     match raw:
         case (str(host), int(port)):
-            return host, port
+            return intern(host), port  # many connections of one host hold one string
         case (str(host), int(port), _, scope):
             if host.startswith("::ffff:") and "." in host:
                 host = host.removeprefix("::ffff:")

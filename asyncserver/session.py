@@ -178,6 +178,7 @@ class Session:
             protocol.transport.set_write_buffer_limits(terms.limits.write_buffer)
         connection = Connection(protocol, self.peer, terms.closing, terms.limits, terms.timeouts)
         self.connection = connection
+        protocol.opened = protocol.since = self._opened  # one number for both
         return connection
 
     async def _open(self, protocol: AnyProtocol) -> None:
