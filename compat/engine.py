@@ -26,7 +26,7 @@ from asyncserver.events import Event, Exhausted, Observers, Saturated
 from asyncserver.serve import loop_factory
 from asyncserver.tls import shake_hands
 from compat import handshakes
-from compat.state import ENGINE, POOL, at_work, has_actions
+from compat.state import ENGINE, POOL, SHUTDOWN_REQUEST, at_work, has_actions
 
 __all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Engine", "watch_all")
 
@@ -36,6 +36,7 @@ LOOP: Literal["auto", "uvloop", "asyncio"] = (
     "auto"  # of the servers that begin to serve from now on
 )
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds, as asyncserver.Timeouts has it
+BATCH: Final = 16  # requests in a row before the loop is unmasked again
 BACK_OFF: Final = 0.05  # seconds of pause when the system is out, where there is no engine to wait
 OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -51,6 +52,7 @@ class Engine:
 
     Attributes:
         never_blocks: as given.
+        thread: the identifier of the thread that serves.
         request: what the server's own thread is handling now.
 
     """
@@ -60,12 +62,13 @@ class Engine:
     ) -> None:
         self._server = server
         self._poll_interval = poll_interval
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._loop: asyncio.AbstractEventLoop
         self._acceptor: Acceptor | None = None
         self._forks = isinstance(server, socketserver.ForkingMixIn)
         self._somebody_waits: Callable[[int], object] | None = None
         self._stopping = False
+        self._nobody_waits = False
         self._refusals: list[OSError] = []  # why the last get_request got nothing
         self._failure: BaseException | None = None
         self._parked: dict[asyncio.Task[None], ssl.SSLSocket] = {}
@@ -78,7 +81,7 @@ class Engine:
     @property
     def runs_here(self) -> bool:
         """Whether this thread is the one that serves."""
-        return threading.get_ident() == self._thread
+        return threading.get_ident() == self.thread
 
     def run(self) -> None:
         """Serve until the server's flag says otherwise; raise what a hook raised."""
@@ -179,16 +182,25 @@ class Engine:
                 self._finish(loop)
 
     def _accept(self) -> None:
-        """Handle one request, as the acceptor wants it."""
-        if self._somebody_waits is not None and not self._somebody_waits(0):
-            raise BlockingIOError
-        self._outside(self._handle_one)
+        """Handle some requests, as the acceptor wants it."""
+        self._nobody_waits = False
+        self._outside(self._handle_some)
         if self._refusals:
             self._waits_in_vain(self._refusals.pop())
+        if self._nobody_waits:
+            raise BlockingIOError
 
-    def _handle_one(self) -> None:
-        self._server._handle_request_noblock()  # type: ignore[attr-defined]
-        self._server.service_actions()
+    def _handle_some(self) -> None:
+        server: Any = self._server
+        somebody_waits, state = self._somebody_waits, vars(server)
+        for _ in range(BATCH):
+            if somebody_waits is not None and not somebody_waits(0):
+                self._nobody_waits = True
+                return
+            server._handle_request_noblock()
+            server.service_actions()
+            if self._refusals or state.get(SHUTDOWN_REQUEST) or self.full:
+                return
 
     def _waits_in_vain(self, exc: OSError) -> None:
         """Do not spin on a descriptor that stays readable while nothing can be had from it."""
@@ -232,7 +244,7 @@ class Engine:
             self._stop()
 
     def _asked_to_stop(self) -> bool:
-        return bool(vars(self._server).get("_BaseServer__shutdown_request"))
+        return bool(vars(self._server).get(SHUTDOWN_REQUEST))
 
     def _tick(self) -> None:
         self._outside(self._server.service_actions)
@@ -275,7 +287,7 @@ class Engine:
     def full(self) -> bool:
         """Whether there is no thread or child for one more; then `slot_is_free` will be called."""
         if not self._forks and POOL not in vars(self._server):
-            return False  # the commonest case, asked before every request
+            return False  # the commonest case, asked for every request
         busy, limit = at_work(self._server)
         if limit is None or busy + len(self._parked) < limit:
             return False

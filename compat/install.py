@@ -16,7 +16,7 @@ from asyncserver.errors import SettingError
 from compat.engine import watch_all
 from compat.mixins import ForkingMixIn, ThreadingMixIn, run_in_pool
 from compat.pool import Job
-from compat.servers import BaseServer, TCPServer
+from compat.servers import BaseServer, TCPServer, UDPServer
 
 __all__ = ("install", "installed", "uninstall")
 
@@ -25,6 +25,7 @@ logger = logging.getLogger("asyncserver")
 MIRRORS: Final[dict[type, type]] = {
     socketserver.BaseServer: BaseServer,
     socketserver.TCPServer: TCPServer,
+    socketserver.UDPServer: UDPServer,
     socketserver.ThreadingMixIn: ThreadingMixIn,
     socketserver.ForkingMixIn: ForkingMixIn,
 }

@@ -5,24 +5,27 @@ library made for it, hook by hook. Methods do not use `super()`: `install` puts 
 standard library's own classes.
 """
 
+import _socket
+import socket
 import socketserver
 import threading
 import time
-from socket import MSG_DONTWAIT
+from threading import get_ident
 from typing import Any, Final
 
 from compat.engine import BACK_OFF, OUT_OF_RESOURCES, Engine
 from compat.handshakes import LateSocket, put_off
 from compat.hosting import DEFAULT_GRACE, serve_in_thread
-from compat.state import ENGINE, engine_of
+from compat.state import ENGINE, SHUTDOWN_REQUEST, engine_of
 from compat.words import mirrors
 
 __all__ = ("BaseServer", "TCPServer", "UDPServer", "UnixDatagramServer", "UnixStreamServer")
 
 BACKLOG: Final = 128  # instead of 5, which resets clients that come together; see listen(2)
-SHUTDOWN_REQUEST: Final = "_BaseServer__shutdown_request"
 IS_SHUT_DOWN: Final = "_BaseServer__is_shut_down"
 
+_family = _socket.socket.family.__get__  # a plain number
+_type = _socket.socket.type.__get__
 _get_datagram = socketserver.UDPServer.get_request
 _server_activate = socketserver.TCPServer.server_activate
 
@@ -88,15 +91,14 @@ class BaseServer(socketserver.BaseServer):
         await serve_in_thread(self, grace)
 
     def _handle_request_noblock(self) -> None:
-        engine = engine_of(self)
-        if engine is not None and not engine.runs_here:
+        engine = vars(self).get(ENGINE)
+        if engine is not None and engine.thread != get_ident():
             engine = None
         try:
-            request, client_address = (
-                self.get_request()
-                if engine is None or engine.never_blocks
-                else put_off(self.get_request)
-            )
+            if engine is None or engine.never_blocks:
+                request, client_address = self.get_request()
+            else:
+                request, client_address = put_off(self.get_request)
         except OSError as exc:
             if engine is not None:
                 engine.back_off(exc)
@@ -105,7 +107,7 @@ class BaseServer(socketserver.BaseServer):
             return
         if engine is None:
             _handle(self, request, client_address)
-        elif isinstance(request, LateSocket):
+        elif type(request) is LateSocket:
             engine.park(request, lambda: _handle(self, request, client_address))
         else:
             engine.request = request
@@ -135,6 +137,15 @@ class TCPServer(BaseServer, socketserver.TCPServer):
             self.request_queue_size = BACKLOG
         _server_activate(self)
 
+    def get_request(self) -> Any:
+        listener = self.socket
+        if type(listener) is not socket.socket or listener.gettimeout() is not None:
+            return listener.accept()
+        # What accept() does, but for two enums that it makes only to take them apart again.
+        fileno, client_address = listener._accept()  # type: ignore[attr-defined]
+        kind = _family(listener), _type(listener), listener.proto
+        return socket.socket(*kind, fileno=fileno), client_address
+
 
 def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
     owners = (
@@ -147,10 +158,10 @@ def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
 @mirrors(socketserver.UDPServer)
 class UDPServer(socketserver.UDPServer, TCPServer):
     def get_request(self) -> Any:
-        engine = engine_of(self)
-        if engine is None or not engine.runs_here:
+        engine = vars(self).get(ENGINE)
+        if engine is None or engine.thread != get_ident():
             return _get_datagram(self)
-        data, client_address = self.socket.recvfrom(self.max_packet_size, MSG_DONTWAIT)
+        data, client_address = self.socket.recvfrom(self.max_packet_size, socket.MSG_DONTWAIT)
         return (data, self.socket), client_address
 
 

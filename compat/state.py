@@ -12,10 +12,11 @@ from compat.pool import Pool
 if TYPE_CHECKING:  # the engine knows this room, not the other way round
     from compat.engine import Engine
 
-__all__ = ("ENGINE", "POOL", "at_work", "engine_of", "has_actions", "pool_of")
+__all__ = ("ENGINE", "POOL", "SHUTDOWN_REQUEST", "at_work", "engine_of", "has_actions", "pool_of")
 
 ENGINE: Final = "_asyncserver_engine"
 POOL: Final = "_asyncserver_pool"
+SHUTDOWN_REQUEST: Final = "_BaseServer__shutdown_request"  # the standard library's own
 
 
 def engine_of(server: socketserver.BaseServer) -> "Engine | None":
