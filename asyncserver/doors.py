@@ -101,7 +101,7 @@ class Doors:
 
     def _admit(
         self,
-        accept: Callable[[], tuple[Any, Any]],
+        accept: Callable[[], tuple[socket.socket, Any]],
         take: Callable[[socket.socket, PeerAddress], object],
     ) -> None:
         """Accept one connection, and close it if it is above a limit."""

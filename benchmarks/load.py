@@ -8,6 +8,7 @@ Every function returns a `Sample`, and stops by itself: a peer that stops answer
 `STUCK` seconds.
 """
 
+import _socket
 import os
 import random
 import resource
@@ -71,8 +72,14 @@ def _client_context() -> ssl.SSLContext:
     return context
 
 
-def _measure(target: Target, turn: Callable[[], int], seconds: float) -> Sample:
-    """Call `turn`, which returns how many operations it did, for `seconds`, after a warm-up."""
+def _measure(
+    target: Target, turn: Callable[[], int], seconds: float, rate: float | None = None
+) -> Sample:
+    """Call `turn`, which returns how many operations it did, for `seconds`, after a warm-up.
+
+    `rate` is the most operations a second. It is for work that costs the client more than the server:
+    both are measured under the same load then, which saturates neither them nor the client.
+    """
     clock = time.perf_counter
     end = clock() + WARM_UP * seconds
     while clock() < end:
@@ -82,6 +89,8 @@ def _measure(target: Target, turn: Callable[[], int], seconds: float) -> Sample:
     end = start + seconds
     while (now := clock()) < end:
         operations += turn()
+        if rate is not None:
+            time.sleep(max(start + operations / rate - clock(), 0))
     server, load = target.cpu() - server, time.process_time() - load
     wall = now - start
     return {
@@ -93,7 +102,13 @@ def _measure(target: Target, turn: Callable[[], int], seconds: float) -> Sample:
 
 
 def closed_loop(
-    target: Target, seconds: float, *, connections: int, message: bytes, depth: int = 1
+    target: Target,
+    seconds: float,
+    *,
+    connections: int,
+    message: bytes,
+    depth: int = 1,
+    rate: float | None = None,
 ) -> Sample:
     """Let each connection send `depth` messages and wait for all their echoes."""
     block = message * depth
@@ -109,7 +124,7 @@ def closed_loop(
 
         for sock in socks:
             sock.sendall(block)
-        sample = _measure(target, turn, seconds)
+        sample = _measure(target, turn, seconds, rate)
         for sock in socks:
             receive_all(sock, buffer)
         assert buffer == block, "this is no echo"
@@ -126,31 +141,38 @@ def receive_all(sock: socket.socket, buffer: memoryview) -> None:
 
 
 def churn(
-    target: Target, seconds: float, *, clients: int, request: bytes, reply: int | None = None
+    target: Target,
+    seconds: float,
+    *,
+    clients: int,
+    request: bytes,
+    reply: int | None = None,
+    rate: float | None = None,
 ) -> Sample:
     """Connect, send one request, read the reply to the end, close; `clients` of them at a time."""
-    waiting: deque[socket.socket] = deque()
+    waiting: deque[_socket.socket] = deque()
+    address = ("127.0.0.1", target.port)
 
-    def begin() -> None:
-        sock = target.connect()
-        sock.sendall(request)
+    def begin() -> None:  # with as few system calls as it takes
+        sock = _socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.connect(address)
+        sock.send(request)
         waiting.append(sock)
 
     def turn() -> int:
-        sock = waiting.popleft()
-        size = 0
-        while chunk := sock.recv(4096):
-            size += len(chunk)
-        sock.close()
-        if size < (reply or len(request)):
-            raise ConnectionError(f"a reply of {size} bytes")
-        begin()
-        return 1
+        for _ in range(clients):
+            sock = waiting.popleft()
+            size = len(sock.recv(4096, socket.MSG_WAITALL))
+            sock.close()
+            if size < (reply or len(request)):
+                raise ConnectionError(f"a reply of {size} bytes")
+            begin()
+        return clients
 
     for _ in range(clients):
         begin()
     try:
-        return _measure(target, turn, seconds)
+        return _measure(target, turn, seconds, rate)
     finally:
         for sock in waiting:
             sock.close()
