@@ -88,13 +88,14 @@ class Driver(Coroutine[object, None, object]):
         try:
             waiter = self._context.run(self._coroutine.send, None)
         except BaseException as exc:  # ends in the task, where somebody looks at it
-            waiter = exc
+            self._next, waiter = exc, NOTHING  # and not in this frame, which it holds
         finally:
             self.stepping = False
             _leave_task(loop, task)
             self.after_step()
         if waiter is not PARKED:
-            self._next = waiter
+            if waiter is not NOTHING:
+                self._next = waiter
             self._wake_task()
 
     # -- what the task steps ----------------------------------------------------------------------
@@ -117,7 +118,10 @@ class Driver(Coroutine[object, None, object]):
     def _step(self, error: BaseException | None) -> object:
         waiter, self._next = self._next, NOTHING
         if isinstance(waiter, BaseException):
-            raise waiter
+            try:
+                raise waiter
+            finally:
+                del waiter  # which holds this frame
         if waiter is not NOTHING:
             if error is None:
                 return waiter

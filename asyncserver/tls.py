@@ -196,8 +196,9 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._error = exc
         if not self._shaken.done():
             self._fail_handshake(HandshakeError(f"the connection was lost: {exc}"))
-        if self._above is not None:
-            self._above.connection_lost(self._error)
+        above, self._above = self._above, None  # they hold each other, and OpenSSL's memory
+        if above is not None:
+            above.connection_lost(self._error)
 
     def pause_writing(self) -> None:
         self._writing_paused = True

@@ -2,19 +2,25 @@
 
 import asyncio
 import dataclasses
+import gc
 import socket
 from importlib.metadata import version
 
 import pytest
 
 import asyncserver
-from asyncserver import Server, Stats
+from asyncserver import Connection, Server, Stats
 from asyncserver.demo import upper as demo
 from asyncserver.events import Bound, Closed
+from asyncserver.protocol import StreamProtocol
 from asyncserver.serve import loop_factory
+from asyncserver.session import Session
 from asyncserver.testing import Recorder
-from tests.conftest import connect, serving, upper
+from asyncserver.tls import TLSTransport
+from tests.conftest import TLS, connect, serving, upper
 from tests.test_datagram import client, receive
+
+KEPT = (Connection, Session, StreamProtocol, TLSTransport)  # as long as a connection lives
 
 
 async def test_lines_come_back_in_upper_case(url):
@@ -116,3 +122,30 @@ def test_uvloop_is_the_default_loop(name):
 
 def test_version_is_that_of_the_distribution():
     assert version("asyncserver") == asyncserver.__version__
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_a_connection_that_is_over_needs_no_garbage_collector(encrypted, tls: TLS, recorder):
+    async def handler(connection):
+        await connection.send(b"ready\n")
+        await connection.send(await connection.readline())
+
+    options = {"ssl": tls.client, "server_hostname": "localhost"} if encrypted else {}
+    server = serving(
+        handler, "tcp://127.0.0.1:0", tls=tls.server if encrypted else None, observers=[recorder]
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        async with server as serving_one:
+            for number in range(1, 4):
+                async with connect(serving_one.addresses[0], **options) as (reader, writer):
+                    assert await reader.readline() == b"ready\n"  # it waits for us now
+                    writer.write(b"x\n")
+                    assert await reader.read() == b"x\n"
+                await recorder.wait_for(Closed, number)
+            await asyncio.sleep(0)
+            held = [type(each).__name__ for each in gc.get_objects() if isinstance(each, KEPT)]
+            assert held == []
+    finally:
+        gc.enable()
