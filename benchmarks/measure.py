@@ -8,6 +8,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -80,18 +81,18 @@ def measure(
         ours: list[Sample] = []
         peer: list[Sample] = []
         sides = [(pair.ours, ours)] + ([(pair.peer, peer)] if pair.peer else [])
-        error = ""
-        with ExitStack() as stack:
-            take: dict[str, Callable[[], Sample]] = {}
-            for name, _ in sides:
-                take[name] = stack.enter_context(_taker(name, scenario, certificate, seconds))
-            try:
+        error = name = ""
+        try:
+            with ExitStack() as stack:
+                take: dict[str, Callable[[], Sample]] = {}
+                for name, _ in sides:
+                    take[name] = stack.enter_context(_taker(name, scenario, certificate, seconds))
                 for number in range(rounds):
                     for name, samples in sides if number % 2 else reversed(sides):
                         progress(f"{name}, round {number + 1} of {rounds}")
                         samples.append(take[name]())
-            except (OSError, AssertionError) as exc:  # of one pair; the others are worth measuring
-                error = f"{name} failed: {exc!r}"
+        except (OSError, AssertionError) as exc:  # of one pair; the others are worth measuring
+            error = f"{name} failed: {exc!r}"
         yield Outcome(pair, scenario.figure, ours, peer, error)
 
 
@@ -125,15 +126,20 @@ def _taker(
 
 @contextmanager
 def _server(command: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+    with (
+        tempfile.TemporaryFile("w+") as complaints,  # of clients that leave in the middle, mostly
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True,
+        ) as process,
+    ):  # fmt: skip
         assert process.stdout is not None
         try:
             said = process.stdout.readline()
             if not said:
-                raise RuntimeError(f"{' '.join(command)} did not start")
+                complaints.seek(0)
+                last = complaints.read().strip().rpartition("\n")[2]
+                raise OSError(f"{' '.join(command[1:])} did not start: {last}")
             yield process.pid, json.loads(said)
         finally:
             process.kill()

@@ -1,10 +1,13 @@
 """What was measured, for people (a table, charts) and for programs (JSON)."""
 
+import contextlib
 import datetime as dt
 import json
 import os
 import platform
 import statistics
+import textwrap
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -12,12 +15,13 @@ from typing import Final
 
 from rich.table import Table
 
+from benchmarks.load import Sample
 from benchmarks.measure import Outcome, median
 from benchmarks.scenarios import SCENARIOS
 
 __all__ = ("as_json", "draw", "machine", "table", "verdict")
 
-UNITS: Final = {"cpu": "µs of CPU", "rate": "per second", "memory": "KiB", "p99": "ms, p99"}
+UNITS: Final = {"cpu": "µs of CPU", "rate": "per second", "memory": "KiB", "p99": "ms, p50 / p99"}
 PACKAGES: Final = (
     "asyncserver", "uvloop", "anyio", "trio", "gevent", "easynetwork", "tornado", "twisted", "aiofastnet",
 )  # fmt: skip
@@ -29,9 +33,17 @@ def machine() -> str:
     today = dt.datetime.now(dt.UTC).date()
     return (
         f"{today}, {platform.python_implementation()} {platform.python_version()}, {versions};"
-        f" {platform.system()} {platform.machine()}, {os.cpu_count()} cores: one for the server,"
-        " one for the client"
+        f" {platform.system()} {platform.release().partition('-')[0]}, {_processor()}, {os.cpu_count()}"
+        " cores: one for the server, one for the client"
     )
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def verdict(outcome: Outcome) -> str:
@@ -54,26 +66,37 @@ def table(name: str, outcomes: list[Outcome]) -> Table:
         result.add_column(heading)
     for heading in ("our figure", "peer's", "ratio", "spread", "goal", "reached", "client"):
         result.add_column(heading, justify="right")
+    if scenario.figure == "cpu":
+        for heading in ("we do a second", "the peer"):
+            result.add_column(heading, justify="right")
     for outcome in outcomes:
-        pair = outcome.pair
-        busy = [
-            each["client_load"] for each in outcome.ours + outcome.peer if "client_load" in each
-        ]
-        told = not outcome.saturated and not outcome.error
-        result.add_row(
-            pair.ours,
-            pair.peer or "",
-            _number(median(outcome.ours, outcome.figure)) if told else "-",
-            _number(median(outcome.peer, outcome.figure)) if outcome.peer and told else "-",
-            f"{statistics.median(outcome.ratios):.2f}" if outcome.peer and told else "-",
-            f"{min(outcome.ratios):.2f}-{max(outcome.ratios):.2f}"
-            if outcome.peer and told
-            else "-",
-            "" if pair.goal is None else str(pair.goal),
-            verdict(outcome),
-            f"{max(busy):.0%}" if busy else "",
-        )
+        result.add_row(*_cells(outcome))
     return result
+
+
+def _cells(outcome: Outcome) -> Iterator[str]:
+    """What stands in the row of one pair."""
+    pair, figure = outcome.pair, outcome.figure
+    told = not outcome.saturated and not outcome.error
+    compared = told and outcome.peer
+    yield pair.ours
+    yield pair.peer or ""
+    yield _figure(outcome.ours, figure) if told else "-"
+    yield _figure(outcome.peer, figure) if compared else "-"
+    yield f"{statistics.median(outcome.ratios):.2f}" if compared else "-"
+    yield f"{min(outcome.ratios):.2f}-{max(outcome.ratios):.2f}" if compared else "-"
+    yield "" if pair.goal is None else str(pair.goal)
+    yield verdict(outcome)
+    busy = [each["client_load"] for each in outcome.ours + outcome.peer if "client_load" in each]
+    yield f"{max(busy):.0%}" if busy else ""
+    if figure == "cpu":
+        yield _figure(outcome.ours, "rate") if told else "-"
+        yield _figure(outcome.peer, "rate") if compared else "-"
+
+
+def _figure(samples: list[Sample], figure: str) -> str:
+    value = _number(median(samples, figure))
+    return f"{_number(median(samples, 'p50'))} / {value}" if figure == "p99" else value
 
 
 def _number(value: float) -> str:
@@ -116,15 +139,15 @@ def draw(results: dict[str, list[Outcome]], directory: Path) -> None:
                 bars.setdefault(who, []).extend(each[scenario.figure] for each in samples)
         heights = {who: statistics.median(values) for who, values in bars.items() if values}
         names = sorted(heights, key=heights.__getitem__, reverse=scenario.figure != "rate")
-        figure, axes = plt.subplots(figsize=(8, 0.6 + 0.32 * len(names)), layout="constrained")
+        figure, axes = plt.subplots(figsize=(8, 0.9 + 0.32 * len(names)), layout="constrained")
         colours = ["#2a7ab9" if "socketserver" not in who and ("asyncserver" in who or "compat" in who)
                    else "#b8bec5" for who in names]  # fmt: skip
         drawn = axes.barh(names, [heights[who] for who in names], color=colours)
         axes.bar_label(drawn, [_number(heights[who]) for who in names], padding=3, fontsize=8)
         better = "more" if scenario.figure == "rate" else "less"
-        axes.set_title(
-            f"{scenario.title}\n{UNITS[scenario.figure]}, {better} is better", fontsize=9
-        )
+        unit = "ms, p99" if scenario.figure == "p99" else UNITS[scenario.figure]
+        axes.set_title(f"{scenario.title}\n{unit}, {better} is better", fontsize=9)
+        figure.supxlabel(textwrap.fill(machine(), 130), fontsize=5, color="#6b7280")
         axes.tick_params(labelsize=8)
         axes.margins(x=0.12)
         axes.spines[["top", "right"]].set_visible(False)

@@ -22,7 +22,7 @@ class Goal:
         return value <= self.bound if self.at_most else value >= self.bound
 
     def __str__(self) -> str:
-        return f"{'≤' if self.at_most else '≥'} {self.bound:g}"
+        return f"{'≤' if self.at_most else '≥'} {self.bound:.3g}"
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,15 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         (
             Pair("asyncserver", "raw uvloop protocol", Goal("rate", 1.0, at_most=False)),
             Pair("asyncserver", "socketserver", Goal("rate", 1.25, at_most=False)),
-            *_against("asyncserver", "raw asyncio protocol", "anyio", "trio", "gevent", "twisted"),
+            *_against(
+                "asyncserver",
+                "raw asyncio protocol",
+                "anyio",
+                "trio",
+                "gevent",
+                "EasyNetwork",
+                "twisted",
+            ),
         ),
         {"sockets": 8, "window": 8, "size": 64},
     ),

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-import aiofastnet
 import uvloop
 
 from benchmarks.peers.work import BACKLOG, LINE_LIMIT, Work
@@ -91,6 +90,8 @@ def protocol_asyncio(work: Work) -> None:
 
 
 def protocol_aiofastnet(work: Work) -> None:
+    import aiofastnet
+
     async def main() -> None:
         loop = asyncio.get_running_loop()
 
