@@ -32,7 +32,7 @@ def main(
     """Measure asyncserver beside its peers, in pairs; without SCENARIO, in all scenarios.
 
     \b
-    Scenarios: echo, pipeline, blocks, close, udp, tls-echo, tls-blocks, tls-handshake, idle,
+    Scenarios: echo, pipeline, blocks, close, close-most, udp, tls-echo, tls-blocks, tls-handshake, idle,
     mostly-idle, threads-close, threads-held, plain-tcp, plain-udp, http, shutdown.
     Exits with status 1 if a server or its client failed.
     """
