@@ -66,6 +66,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop
         self._acceptor: Acceptor | None = None
         self._forks = isinstance(server, socketserver.ForkingMixIn)
+        self._has_actions = has_actions(server)
         self._somebody_waits: Callable[[int], object] | None = None
         self._stopping = False
         self._nobody_waits = False
@@ -173,7 +174,7 @@ class Engine:
             _running.add(self)
             try:
                 self._acceptor.resume()
-                if has_actions(self._server):
+                if self._has_actions:
                     self._tick_later()
                 if not self._asked_to_stop():
                     loop.run_forever()
@@ -182,8 +183,7 @@ class Engine:
                 self._finish(loop)
 
     def _accept(self) -> None:
-        """Handle some requests, as the acceptor wants it."""
-        self._nobody_waits = False
+        """Handle some requests, as the acceptor wants it. Somebody waits: the loop has said so."""
         self._outside(self._handle_some)
         if self._refusals:
             self._waits_in_vain(self._refusals.pop())
@@ -192,14 +192,15 @@ class Engine:
 
     def _handle_some(self) -> None:
         server: Any = self._server
-        somebody_waits, state = self._somebody_waits, vars(server)
+        state, has_actions, somebody_waits = vars(server), self._has_actions, self._somebody_waits
         for _ in range(BATCH):
-            if somebody_waits is not None and not somebody_waits(0):
-                self._nobody_waits = True
-                return
             server._handle_request_noblock()
-            server.service_actions()
-            if self._refusals or state.get(SHUTDOWN_REQUEST) or self.full:
+            if has_actions:
+                server.service_actions()
+            self._nobody_waits = somebody_waits is not None and not somebody_waits(0)
+            if self._nobody_waits or self._refusals or state.get(SHUTDOWN_REQUEST):
+                return
+            if (POOL in state or self._forks) and self.full:
                 return
 
     def _waits_in_vain(self, exc: OSError) -> None:
