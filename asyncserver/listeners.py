@@ -56,8 +56,14 @@ class PlainSocket(socket.socket):
 
 
 def accept_plain(listener: socket.socket) -> Callable[[], tuple[PlainSocket, Any]]:
-    """Return `listener.accept`, but for sockets of which a loop is to make transports."""
-    kind = int(listener.family), int(listener.type), listener.proto
+    """Return `listener.accept`, but for sockets of which a loop is to make transports.
+
+    The stock loop sets TCP_NODELAY only for sockets that say what protocol they are of, and those that
+    are made without a number do not.
+    """
+    is_ip = listener.family in {socket.AF_INET, socket.AF_INET6}
+    proto = socket.IPPROTO_TCP if is_ip else listener.proto
+    kind = int(listener.family), int(listener.type), proto
     accept = listener._accept  # type: ignore[attr-defined] # what accept() itself calls
 
     def accept_one() -> tuple[PlainSocket, Any]:

@@ -1,5 +1,6 @@
 """Run the benchmark: everything, or the scenarios that are named."""
 
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.status import Status
 from benchmarks import report
 from benchmarks.measure import Outcome, measure
 from benchmarks.scenarios import SCENARIOS
+
+DESCRIPTORS = 20_000  # of the client that holds 10,000 connections, and of its server
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 100})
@@ -36,6 +39,8 @@ def main(
     mostly-idle, threads-close, threads-held, plain-tcp, plain-udp, http, shutdown.
     Exits with status 1 if a server or its client failed.
     """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(report.machine())
     results: dict[str, list[Outcome]] = {}

@@ -357,3 +357,12 @@ async def test_ipv4_peer_of_a_dual_stack_socket_is_shown_as_ipv4():
         assert await reader.read() == b""
         writer.close()
     assert peers == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("proto", [0, socket.IPPROTO_TCP])
+async def test_what_is_sent_does_not_wait_for_more(proto):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, proto)
+    sock.bind(("127.0.0.1", 0))
+    async with pair(sock) as (connection, _, _):
+        raw = connection.extra(SocketAttribute.raw_socket)
+        assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -38,6 +38,7 @@ SERVING = {
     "The smallest server 2": (b"hello\n", b"HELLO\n"),
     "The same from socketserver 1": (b"hello\n", b"HELLO\n"),
     "Limits and deadlines 1": (b"hello\n", b"hello\n"),
+    "How fast 1": (b"hello\n", b"hello\n"),
 }
 # What the others print.
 PRINTING = {

@@ -1,5 +1,6 @@
 """What else one would take: anyio, trio, gevent, EasyNetwork, tornado, twisted."""
 
+import socket
 from typing import Any
 
 from benchmarks.peers.work import BACKLOG, LINE_LIMIT, Work
@@ -88,15 +89,18 @@ def gevent_(work: Work) -> None:
     from gevent.server import DatagramServer, StreamServer
 
     def lines(sock: Any, _: Any) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with sock.makefile("rb") as file:
             for line in file:
                 sock.sendall(line)
 
     def blocks(sock: Any, _: Any) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while block := sock.recv(CHUNK):
             sock.sendall(block)
 
     def once(sock: Any, _: Any) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with sock.makefile("rb") as file:
             sock.sendall(file.readline())
 

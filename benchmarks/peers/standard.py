@@ -10,12 +10,16 @@ from benchmarks.peers.work import BACKLOG, Work
 
 
 class Lines(socketserver.StreamRequestHandler):
+    disable_nagle_algorithm = True
+
     def handle(self) -> None:
         for line in self.rfile:
             self.wfile.write(line)
 
 
 class Once(socketserver.StreamRequestHandler):
+    disable_nagle_algorithm = True
+
     def handle(self) -> None:
         self.wfile.write(self.rfile.readline())
 

@@ -41,7 +41,10 @@ class Work:
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             sock.bind(("127.0.0.1", 0))
         else:
-            sock = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+            # With its number, or asyncio would not set TCP_NODELAY for what it accepts.
+            sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            sock.bind(("127.0.0.1", 0))
+            sock.listen(BACKLOG)
         sock.setblocking(False)
         self.ready(sock.getsockname())
         return sock
