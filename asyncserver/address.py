@@ -3,7 +3,6 @@
 Pure text. Names are looked up, and sockets made, in `listeners`.
 """
 
-from sys import intern
 from typing import Final, Self
 from urllib.parse import quote, unquote, urlsplit
 
@@ -89,7 +88,7 @@ def peer_address(raw: object) -> PeerAddress:
     """
     match raw:
         case (str(host), int(port)):
-            return intern(host), port  # many connections of one host hold one string
+            return host, port
         case (str(host), int(port), _, scope):
             if host.startswith("::ffff:") and "." in host:
                 host = host.removeprefix("::ffff:")

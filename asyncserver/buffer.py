@@ -104,7 +104,9 @@ class ReceiveBuffer:
         """Take the bytes up to the position `end`."""
         data, start = self._data, self._start
         if end == len(data):
-            self._chunk = self._data = b""
+            self._data = b""
+            self._start = self._searched = 0
+            self._chunk = None if self._skipping else b""  # what comes has to be looked at
         else:
             self._start = end
             self._searched = max(self._searched, end)
@@ -139,4 +141,3 @@ class ReceiveBuffer:
             self._cut(found + len(separator))
         else:
             self._cut(max(self._start, len(self._data) - len(separator) + 1))
-            self._open()  # so that what comes next is appended, and looked at

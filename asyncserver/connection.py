@@ -134,12 +134,12 @@ class Connection(Reader, ByteStream):
     def close(self) -> None:
         """Begin to close, without waiting for what was sent to go out."""
         self._end()
-        self._protocol.close()
+        self._protocol.close_transport()
 
     def abort(self) -> None:
         """Close at once; what was not sent yet is lost."""
         self._end()
-        self._protocol.abort()
+        self._protocol.abort_transport()
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
         """Upgrade to TLS, as the server, after the peer was told to begin (STARTTLS, RFC 3207).
@@ -220,7 +220,7 @@ class Connection(Reader, ByteStream):
         """Anyio's typed attributes: `connection.extra(SocketAttribute.remote_address)`."""
         sock = self._protocol.transport.get_extra_info("socket")
         attributes: dict[Any, Callable[[], Any]] = {
-            SocketAttribute.family: lambda: sock.family,
+            SocketAttribute.family: lambda: socket.AddressFamily(sock.family),
             SocketAttribute.local_address: lambda: self.local,
             SocketAttribute.raw_socket: lambda: sock,
             SocketAttribute.remote_address: lambda: self.peer,

@@ -6,6 +6,7 @@ It starts them, gives back what they held when they end, looks at their deadline
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from typing import Any
 
 from asyncserver import events
@@ -37,6 +38,7 @@ class Crew:
         self._packets = Packets(terms)
         self._watch: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # of what is done when a session has ended
         self._on_end = self._forget  # one bound method for all, since each session's task holds it
         self._starting = False  # a task runs that is in neither of them yet
 
@@ -59,7 +61,7 @@ class Crew:
         finally:
             self._starting = False
         self._sessions[task] = session
-        task.add_done_callback(self._on_end, context=session.context)
+        task.add_done_callback(self._on_end, context=self._context)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         """Give back what a session held. The one place where a slot is released."""

@@ -77,12 +77,15 @@ class Driver(Coroutine[object, None, object]):
         return self.wakeup is not None and not self.stepping
 
     def go_on(self) -> None:
-        """Let a parked coroutine go on: at once from a callback, from another task in its own turn."""
+        """Let a parked coroutine go on at once; if another task runs now, in a turn of its own.
+
+        To be called from a callback of the loop, with another context than the task's.
+        """
         loop, task = self.loop, self.task
         try:
             _enter_task(loop, task)
         except RuntimeError:
-            self._wake_task()
+            self.wake_task()
             return
         self.stepping = True
         try:
@@ -96,7 +99,7 @@ class Driver(Coroutine[object, None, object]):
         if waiter is not PARKED:
             if waiter is not NOTHING:
                 self._next = waiter
-            self._wake_task()
+            self.wake_task()
 
     # -- what the task steps ----------------------------------------------------------------------
 
@@ -117,6 +120,8 @@ class Driver(Coroutine[object, None, object]):
 
     def _step(self, error: BaseException | None) -> object:
         waiter, self._next = self._next, NOTHING
+        if isinstance(waiter, StopIteration) and error is not None:
+            raise error  # cancelled at the last moment, as any task can be
         if isinstance(waiter, BaseException):
             try:
                 raise waiter
@@ -125,7 +130,7 @@ class Driver(Coroutine[object, None, object]):
         if waiter is not NOTHING:
             if error is None:
                 return waiter
-            if isinstance(waiter, asyncio.Future) and waiter.cancel():
+            if isinstance(waiter, asyncio.Future) and waiter.cancel(*error.args[:1]):
                 return waiter  # the error comes back from what was cancelled, as in any task
         self.stepping = True
         try:
@@ -150,7 +155,7 @@ class Driver(Coroutine[object, None, object]):
         if self.wakeup is None:
             return False
         self._cancelled = asyncio.CancelledError(*() if msg is None else (msg,))
-        self._wake_task()
+        self.wake_task()
         return True
 
     def result(self) -> None:
@@ -158,7 +163,8 @@ class Driver(Coroutine[object, None, object]):
             error, self._cancelled = self._cancelled, None
             raise error
 
-    def _wake_task(self) -> None:
+    def wake_task(self) -> None:
+        """Let the task go on in a turn of its own, if it waits."""
         wakeup, self.wakeup = self.wakeup, None
-        assert wakeup is not None
-        self.loop.call_soon(wakeup, self, context=self._context)
+        if wakeup is not None:
+            self.loop.call_soon(wakeup, self, context=self._context)

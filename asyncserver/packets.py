@@ -1,8 +1,8 @@
 """Datagram handlers at work: each is started at once, and most have ended when that returns.
 
 A new task for every datagram would cost as much as all else that is done for a small one. So a task
-is kept for the next datagram, as long as no handler has had to wait in it: then nobody can tell it
-from a new one.
+is kept for the next datagram, if no handler has had to wait in it, set a context variable or left a
+callback. What was set in it by name, or is kept for it elsewhere, the next one finds.
 """
 
 import asyncio
@@ -46,13 +46,15 @@ class Packets:
         if self._limit is not None and len(self.waiting) >= self._limit:
             return False
         self._starting = True
-        driver = self._idle or self._start()
-        if driver.wakeup is not None:
-            self._idle, self._next = None, datagram
-            driver.go_on()
-        else:  # on Python 3.11, its task has not begun yet
-            self._idle, driver = driver, self._start(datagram)
-        self._starting = False
+        try:
+            driver = self._idle or self._start()
+            if driver.wakeup is not None:
+                self._idle, self._next = None, datagram
+                driver.go_on()
+            else:  # on Python 3.11, its task has not begun yet
+                self._idle, driver = driver, self._start(datagram)
+        finally:
+            self._starting = False
         if self._idle is not driver:
             self._wait_for(driver.task, datagram)
         return True

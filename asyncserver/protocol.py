@@ -1,8 +1,8 @@
 """The bottom of a connection: bytes and flow control, no decisions.
 
 The transport calls `StreamProtocol` from below; `connection` reads its buffer from above and, when
-there is not enough in it, waits on a future that the next bytes resolve. No timer, no lock and no
-copy on that way.
+there is not enough in it, waits for `more`: a handler is driven on by the next bytes themselves, any
+other task has a future that they resolve. No timer, no lock and no copy on that way.
 """
 
 import asyncio
@@ -175,12 +175,12 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
     after_step = flush
 
-    def close(self) -> None:
+    def close_transport(self) -> None:
         """Begin to close; what was written still goes out."""
         self.flush()
         self.transport.close()
 
-    def abort(self) -> None:
+    def abort_transport(self) -> None:
         """Close at once; what was written and is still here is lost."""
         self._outgoing = b""
         self.transport.abort()
@@ -196,7 +196,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
     def wake(self) -> None:
         """Let a waiting reader look again."""
         if self.parked:
-            self.go_on()
+            self.wake_task()
         reader, self._reader = self._reader, None
         if reader is not None and not reader.done():
             reader.set_result(None)
@@ -215,8 +215,9 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
     def fail(self, error: Exception) -> None:
         """End the connection: whoever reads or sends gets `error`."""
+        self.sendable = False
+        self.abort_transport()
         self.stop_reading(error)
-        self.abort()
 
 
 def tell_when_lost(protocol: AnyProtocol, lost: Callable[[], object]) -> AnyProtocol:

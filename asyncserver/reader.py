@@ -9,7 +9,6 @@ from typing import Final, Self
 
 import anyio
 
-from asyncserver.closing import Closing
 from asyncserver.errors import (
     ConnectionBroken,
     ConnectionClosed,
@@ -34,7 +33,6 @@ class Reader:
     __slots__ = ()
 
     # What the connection has.
-    closing: Closing
     _closed: bool
     _limits: Limits
     _protocol: StreamProtocol

@@ -179,6 +179,7 @@ class Session:
         connection = Connection(protocol, self.peer, terms.closing, terms.limits, terms.timeouts)
         self.connection = connection
         protocol.opened = protocol.since = self._opened  # one number for both
+        protocol.finishing = terms.closing.is_set()  # `ask_to_finish` may have come too early
         return connection
 
     async def _open(self, protocol: AnyProtocol) -> None:

@@ -47,27 +47,32 @@ class Engine:
     Args:
         server: what to serve.
         poll_interval: seconds between two calls of `service_actions` while nobody comes.
-        never_blocks: its `get_request` raises `BlockingIOError` if nobody waits, so that there is
-            no need to ask before.
+        never_blocks: whether its `get_request` raises `BlockingIOError` if nobody waits, so that
+            there is no need to ask before. Asked again and again, since it may be exchanged.
 
     Attributes:
-        never_blocks: as given.
+        asking: the server is in its `get_request`, called by us.
+        never_blocks: what it has answered.
         thread: the identifier of the thread that serves.
         request: what the server's own thread is handling now.
 
     """
 
     def __init__(
-        self, server: socketserver.BaseServer, poll_interval: float | None, *, never_blocks: bool
+        self,
+        server: socketserver.BaseServer,
+        poll_interval: float | None,
+        never_blocks: Callable[[], bool],
     ) -> None:
         self._server = server
         self._poll_interval = poll_interval
         self.thread = threading.get_ident()
         self._loop: asyncio.AbstractEventLoop
         self._acceptor: Acceptor | None = None
+        self._poll: select.poll
         self._forks = isinstance(server, socketserver.ForkingMixIn)
         self._has_actions = has_actions(server)
-        self._somebody_waits: Callable[[int], object] | None = None
+        self._never_blocks = never_blocks
         self._stopping = False
         self._nobody_waits = False
         self._refusals: list[OSError] = []  # why the last get_request got nothing
@@ -75,7 +80,8 @@ class Engine:
         self._parked: dict[asyncio.Task[None], ssl.SSLSocket] = {}
         self._children: dict[int, int] = {}  # process and the descriptor that tells its end
         self._told_when_free = False
-        self.never_blocks = never_blocks
+        self.asking = False
+        self.never_blocks = False
         self.request: Any = None
         vars(server)[ENGINE] = self
 
@@ -165,10 +171,8 @@ class Engine:
                 raise
             loop.set_debug(False)  # blocking code takes its time
             loop.set_exception_handler(self._fail)
-            if not self.never_blocks:
-                poll = select.poll()  # of a descriptor only: cheaper to ask than a selector
-                poll.register(self._fileno(), select.POLLIN)
-                self._somebody_waits = poll.poll
+            self._poll = select.poll()  # of a descriptor only: cheaper to ask than a selector
+            self._poll.register(self._fileno(), select.POLLIN)
             self._acceptor = Acceptor(loop, selector.fileno(), self._accept, self, _observers)
             self._loop = loop
             _running.add(self)
@@ -183,7 +187,7 @@ class Engine:
                 self._finish(loop)
 
     def _accept(self) -> None:
-        """Handle some requests, as the acceptor wants it. Somebody waits: the loop has said so."""
+        """Handle some requests, as the acceptor wants it."""
         self._outside(self._handle_some)
         if self._refusals:
             self._waits_in_vain(self._refusals.pop())
@@ -192,13 +196,17 @@ class Engine:
 
     def _handle_some(self) -> None:
         server: Any = self._server
-        state, has_actions, somebody_waits = vars(server), self._has_actions, self._somebody_waits
+        state, has_actions, somebody_waits = vars(server), self._has_actions, self._poll.poll
+        never_blocks = self.never_blocks = self._never_blocks()
         for _ in range(BATCH):
+            # Asked right before, since another process may have taken it: accept() would block.
+            self._nobody_waits = not (never_blocks or somebody_waits(0))
+            if self._nobody_waits:
+                return
             server._handle_request_noblock()
             if has_actions:
                 server.service_actions()
-            self._nobody_waits = somebody_waits is not None and not somebody_waits(0)
-            if self._nobody_waits or self._refusals or state.get(SHUTDOWN_REQUEST):
+            if self._refusals or state.get(SHUTDOWN_REQUEST):
                 return
             if (POOL in state or self._forks) and self.full:
                 return

@@ -58,10 +58,7 @@ class BaseServer(socketserver.BaseServer):
             event.set()  # who never served is shut down already, and nobody waits for it in vain
 
     def serve_forever(self, poll_interval: float | None = 0.5) -> None:
-        get_request = getattr(self.get_request, "__func__", None)
-        engine = Engine(
-            self, poll_interval, never_blocks=get_request is vars(UDPServer)["get_request"]
-        )
+        engine = Engine(self, poll_interval, lambda: _never_blocks(self))
         self.__is_shut_down.clear()
         try:
             engine.run()
@@ -95,8 +92,14 @@ class BaseServer(socketserver.BaseServer):
         if engine is not None and engine.thread != get_ident():
             engine = None
         try:
-            if engine is None or engine.never_blocks:
+            if engine is None:
                 request, client_address = self.get_request()
+            elif engine.never_blocks:
+                engine.asking = True
+                try:
+                    request, client_address = self.get_request()
+                finally:
+                    engine.asking = False
             else:
                 request, client_address = put_off(self.get_request)
         except OSError as exc:
@@ -113,6 +116,12 @@ class BaseServer(socketserver.BaseServer):
             engine.request = request
             _handle(self, request, client_address)
             engine.request = None
+
+
+def _never_blocks(server: Any) -> bool:
+    """Whether `get_request` is ours for datagrams, on a socket that waits for nothing else."""
+    get_request = getattr(server.get_request, "__func__", None)
+    return get_request is vars(UDPServer)["get_request"] and server.socket.gettimeout() is None
 
 
 def _handle(server: Any, request: Any, client_address: Any) -> None:
@@ -159,7 +168,7 @@ def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
 class UDPServer(socketserver.UDPServer, TCPServer):
     def get_request(self) -> Any:
         engine = vars(self).get(ENGINE)
-        if engine is None or engine.thread != get_ident():
+        if engine is None or not engine.asking or engine.thread != get_ident():
             return _get_datagram(self)
         data, client_address = self.socket.recvfrom(self.max_packet_size, socket.MSG_DONTWAIT)
         return (data, self.socket), client_address
