@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import resource
 import socket
@@ -282,6 +283,24 @@ async def test_closing_in_the_middle_of_a_batch_stops_it():
     await turns()
     listener.close()
     assert len(taken) == 1
+
+
+async def test_context_variables_of_who_left_do_not_reach_who_comes_in():
+    name = contextvars.ContextVar("name", default="nobody")
+
+    async def handler(connection):
+        await connection.send(name.get().encode() + b"\n")
+        name.set("somebody")
+        await connection.readline()
+
+    async with serving(handler, "tcp://127.0.0.1:0", limits=Limits(connections=1)) as server:
+        async with connect(server.addresses[0]) as (first, writer):
+            assert await first.readline() == b"nobody\n"
+            async with connect(server.addresses[0]) as (second, _):
+                waiting = asyncio.create_task(second.readline())
+                await asyncio.sleep(0)
+                writer.transport.abort()
+                assert await waiting == b"nobody\n"
 
 
 # -- really out of descriptors -------------------------------------------------------------------

@@ -136,3 +136,13 @@ def test_each_byte_is_searched_once():
         buffer.feed(b".")
     assert type(buffer._data) is Counting
     assert searched <= 2 * 10_001  # one byte again a time: it may begin a separator
+
+
+def test_reading_nothing_does_not_end_the_skipping():
+    buffer = ReceiveBuffer()
+    buffer.feed(b"0123456789")
+    with pytest.raises(LineTooLongError):
+        buffer.take_until(b"\n", 10)
+    assert buffer.take_exactly(0) == b""
+    buffer.feed(b"still the same\nnext\n")
+    assert buffer.take_until(b"\n", 10) == b"next\n"

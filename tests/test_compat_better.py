@@ -23,6 +23,7 @@ from asyncserver import SettingError
 from compat import engine
 from compat.pool import Job, Pool
 from tests.conftest import TLS
+from tests.test_compat_programs import UpperDatagram
 from tests.test_compat_rows import ANY, Upper, ask, over, serving
 
 
@@ -53,6 +54,12 @@ def waiting_client(server: Any):
 def test_shutdown_does_not_wait_for_poll_interval(kind):
     with serving(getattr(compat, kind)(ANY, Upper), poll_interval=3600) as server:
         ask(server)
+
+
+def test_shutdown_of_a_datagram_server_whose_socket_waits_for_long():
+    with serving(compat.UDPServer(ANY, UpperDatagram), poll_interval=3600) as server:
+        server.socket.settimeout(3600)
+        assert ask(server) == b"HELLO\n"
 
 
 @pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])

@@ -245,10 +245,19 @@ def test_install_patches_and_uninstall_takes_it_back():
     assert "SocketServer" not in sys.modules
 
 
-def test_uninstall_while_serving_leaves_a_server_that_can_be_stopped():
+class UpperDatagram(socketserver.DatagramRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.read().upper())
+
+
+@pytest.mark.parametrize(
+    ("kind", "handler"),
+    [(socketserver.TCPServer, Upper), (socketserver.UDPServer, UpperDatagram)],
+)
+def test_uninstall_while_serving_leaves_a_server_that_can_be_stopped(kind, handler):
     compat.install()
     try:
-        with serving(socketserver.TCPServer(ANY, Upper)) as server:
+        with serving(kind(ANY, handler)) as server:
             assert ask(server) == b"HELLO\n"
             compat.uninstall()
             assert ask(server) == b"HELLO\n"

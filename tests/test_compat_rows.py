@@ -680,6 +680,24 @@ def test_c29_max_packet_size_is_honoured(module):
         assert ask(server) == b"hell"
 
 
+def test_c29_a_handler_waits_for_the_next_datagram_itself(module):
+    class Handler(module.DatagramRequestHandler):
+        def handle(self):
+            self.socket.sendto(b"more", self.client_address)
+            (data, _), _ = self.server.get_request()
+            self.wfile.write(self.rfile.read() + data)
+
+    with (
+        serving(module.UDPServer(ANY, Handler)) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        client.settimeout(10)
+        client.sendto(b"one ", server.server_address)
+        assert client.recv(100) == b"more"
+        client.sendto(b"two", server.server_address)
+        assert client.recv(100) == b"one two"
+
+
 def test_c30_threads_are_a_list_that_joins(module):
     inside, leave = threading.Event(), threading.Event()
 

@@ -5,9 +5,10 @@ import contextvars
 import sys
 from typing import Any
 
+import anyio
 import pytest
 
-from asyncserver import Limits, Timeouts
+from asyncserver import DeadlineExceeded, Limits, Timeouts
 from asyncserver.closing import Closing
 from asyncserver.connection import Connection
 from asyncserver.protocol import CORK, StreamProtocol
@@ -266,3 +267,44 @@ async def test_a_child_reads_after_a_read_of_the_handler_was_cancelled():
         await asyncio.sleep(0)
     await driven.feed(b"x")
     assert await driven.task == b"x"
+
+
+async def test_the_scope_of_a_task_group_that_is_cancelled_in_a_step_keeps_it():
+    async def handler(connection):
+        await connection.read(1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+            group.cancel_scope.cancel()
+        return "still here"
+
+    driven = Driven(handler)
+    await driven.feed(b"x")
+    assert await driven.task == "still here"
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_handler_may_cancel_its_own_task(waits):
+    async def handler(connection):
+        await connection.read(1)
+        driven.task.cancel("enough")
+        if waits:
+            await asyncio.Event().wait()
+
+    driven = Driven(handler)
+    await driven.feed(b"x")
+    with pytest.raises(asyncio.CancelledError, match="enough"):
+        await driven.task
+
+
+async def test_whoever_sends_when_the_connection_has_failed_gets_the_error():
+    async def handler(connection):
+        with pytest.raises(DeadlineExceeded):
+            await connection.read(1)
+        with pytest.raises(DeadlineExceeded):
+            await connection.send(b"too late")
+
+    driven = Driven(handler)
+    await asyncio.sleep(0)
+    driven.loop.call_soon(driven.protocol.fail, DeadlineExceeded("write", 1.0))
+    await driven.task
+    assert driven.transport.written == []

@@ -372,3 +372,15 @@ async def test_handler_exception_is_one_record_and_the_next_client_is_served(url
     assert record.exc_info[0] is ZeroDivisionError
     assert "handler failed" in record.getMessage()
     assert capfd.readouterr().err == ""
+
+
+async def test_a_connection_that_opens_while_the_server_drains_is_told_to_finish(url):
+    def close_when_opened(event):
+        if isinstance(event, Opened):
+            server.begin_close(None)
+
+    server = Server(upper, url, observers=[close_when_opened])
+    await server.start()
+    async with connect(server.addresses[0]) as (reader, _):
+        assert await reader.read() == b""
+        await server.wait_closed()
