@@ -2,7 +2,7 @@
 
 A new task for every datagram would cost as much as all else that is done for a small one. So a task
 is kept for the next datagram, if no handler has had to wait in it, set a context variable or left a
-callback. What was set in it by name, or is kept for it elsewhere, the next one finds.
+callback. Its name stays, and what somebody keeps for it in a dictionary of his own.
 """
 
 import asyncio

@@ -123,6 +123,7 @@ def draw(results: dict[str, list[Outcome]], directory: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
+    mpl.rcParams["svg.fonttype"] = "none"  # text stays text
     mpl.rcParams["svg.hashsalt"] = "asyncserver"  # the same figures give the same file
     from matplotlib import pyplot as plt
 
