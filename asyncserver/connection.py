@@ -115,9 +115,7 @@ class Connection(Reader, ByteStream):
         """
         self.close()
         protocol = self._protocol
-        if (
-            not protocol.transport.get_write_buffer_size()
-        ):  # then only the loop has to take its turn
+        if not protocol.transport.get_write_buffer_size():  # only the loop has to take its turn
             if not protocol.lost:
                 await protocol.drained()
             return

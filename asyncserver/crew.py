@@ -11,7 +11,6 @@ from typing import Any
 
 from asyncserver import events
 from asyncserver.address import PeerAddress
-from asyncserver.datagram import Datagram
 from asyncserver.drain import Drain
 from asyncserver.gate import Gate
 from asyncserver.packets import EAGERLY, Packets, retrieve
@@ -28,6 +27,9 @@ class Crew:
         gate: has counted a connection in before `take` gets it; `Crew` counts it out.
         left: called after a connection has left.
 
+    Attributes:
+        packets: those at work on datagrams.
+
     """
 
     def __init__(self, terms: Terms, gate: Gate, left: Callable[[], object]) -> None:
@@ -35,7 +37,7 @@ class Crew:
         self._gate = gate
         self._left = left
         self._sessions: dict[asyncio.Task[None], Session] = {}
-        self._packets = Packets(terms)
+        self.packets = Packets(terms)
         self._watch: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # of what is done when a session has ended
@@ -43,7 +45,7 @@ class Crew:
         self._starting = False  # a task runs that is in neither of them yet
 
     def __contains__(self, task: object) -> bool:
-        return self._starting or task in self._sessions or task in self._packets
+        return self._starting or task in self._sessions or task in self.packets
 
     def __iter__(self) -> Iterator[Session]:
         """Iterate over the sessions of now."""
@@ -74,12 +76,6 @@ class Crew:
         self._terms.observers.emit(events.Closed(session.peer, received, sent))
         retrieve(task)
 
-    # -- datagrams -----------------------------------------------------------------------------
-
-    def take_datagram(self, datagram: Datagram) -> bool:
-        """Start the handler of a datagram, or return `False` if too many run."""
-        return self._packets.take(datagram)
-
     # -- deadlines -----------------------------------------------------------------------------
 
     def watch(self) -> None:
@@ -92,7 +88,7 @@ class Crew:
             if deadline is not None:
                 self._terms.observers.emit(events.Expired(session.peer, deadline))
                 session.expire(deadline, task)
-        self._packets.expire(now)
+        self.packets.expire(now)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -100,8 +96,8 @@ class Crew:
         """Tell everybody that the server is closing, and see them out."""
         for session in self:
             session.ask_to_finish()
-        self._packets.dismiss()
-        drained = await drain.run([*self._sessions, *self._packets.waiting], self._give_up)
+        self.packets.dismiss()
+        drained = await drain.run([*self._sessions, *self.packets.waiting], self._give_up)
         if self._watch is not None:
             self._watch.cancel()
         return drained

@@ -94,7 +94,7 @@ class Doors:
                 listener.address,
                 size=terms.limits.datagram_size,
                 write_timeout=terms.timeouts.write,
-                take=crew.take_datagram,
+                take=crew.packets.take,
             )
             self.endpoints.append(endpoint)
             endpoint.start()

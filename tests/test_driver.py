@@ -157,10 +157,12 @@ async def test_a_timeout_ends_a_read():
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.001):
                 await connection.read(10)
+        over.set()
         return await connection.read(10)
 
+    over = asyncio.Event()
     driven = Driven(handler)
-    await asyncio.wait([driven.task], timeout=0.05)
+    await over.wait()
     await driven.feed(b"after it")
     assert await driven.task == b"after it"
 

@@ -231,11 +231,13 @@ async def test_exchanged_protocol_gives_its_slot_back(recorder):
             second = UpperProtocol()
             second.connection_made(self.transport)
             self.transport.set_protocol(second)
+            exchanged.set()
 
+    exchanged = asyncio.Event()
     async with serving(First, TCP, observers=[recorder]) as server:
         async with connect(server.addresses[0]) as (reader, writer):
             writer.write(b"upgrade")
-            await asyncio.sleep(0.1)
+            await exchanged.wait()
             writer.write(b"hello")
             assert await reader.read() == b"HELLO"
         await recorder.wait_for(Closed)
