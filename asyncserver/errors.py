@@ -25,6 +25,7 @@ __all__ = (
     "HandshakeError",
     "IncompleteReadError",
     "LineTooLongError",
+    "MessageTooLongError",
     "NoReplyAddressError",
     "ServerStateError",
     "SettingError",
@@ -120,26 +121,37 @@ class IncompleteReadError(AsyncServerError, IncompleteRead, EOFError):
 # -- policy: a limit or a deadline that you set ------------------------------------------------
 
 
-class LineTooLongError(AsyncServerError, DelimiterNotFound, ValueError):
-    """A line is longer than the limit; the rest of it is dropped, the next read starts after it.
+class MessageTooLongError(AsyncServerError, ValueError):
+    """What was to be read is longer than one of the `Limits` allows; nothing of it was taken.
 
     Attributes:
-        partial: the first bytes of the line, at most `limit`.
         limit: the limit, in bytes.
 
     """
 
-    def __init__(self, partial: bytes, limit: int) -> None:
-        Exception.__init__(self, f"a line exceeds the limit of {limit} bytes (Limits.line)")
-        self.partial = partial
+    def __init__(self, what: str, name: str, limit: int) -> None:
+        Exception.__init__(self, f"{what} exceeds the limit of {limit} bytes (Limits.{name})")
         self.limit = limit
+
+
+class LineTooLongError(MessageTooLongError, DelimiterNotFound):
+    """A line is longer than the limit; the rest of it is dropped, the next read starts after it.
+
+    Attributes:
+        partial: the first bytes of the line, at most `limit`.
+
+    """
+
+    def __init__(self, partial: bytes, limit: int) -> None:
+        super().__init__("a line", "line", limit)
+        self.partial = partial
 
 
 class DeadlineExceeded(AsyncServerError, TimeoutError):  # noqa: N818 - as in gRPC and context.Context
     """One of the `Timeouts` ran out.
 
     Attributes:
-        deadline: which one: "handshake", "idle", "write" or "lifetime".
+        deadline: which one: "handshake", "idle", "message", "write" or "lifetime".
         seconds: its value.
 
     """

@@ -20,8 +20,9 @@ class Limits:
 
     Attributes:
         connections: stream connections open at once, handshakes included.
-        per_host: the same for one IP address. The default lets one host take them all, because
-            behind a proxy there is only one host; lower it where clients connect directly.
+        per_host: the same for one IP address. The default leaves half of the places to others;
+            raise it behind a proxy, where there is only one host, and lower it where clients
+            connect directly.
         overflow: what happens at `connections`. "backlog": the server stops accepting and clients
             wait in the kernel's queue; "close": they are accepted and closed at once.
         backlog: length of that queue, see listen(2). Linux cuts it to `net.core.somaxconn`.
@@ -30,6 +31,8 @@ class Limits:
             from the socket (up to 256 KiB) may come on top.
         write_buffer: bytes that `send` leaves to the kernel before it waits.
         read_all: most bytes that `read()` without a size gathers until the end of the stream.
+        exactly: most bytes that `readexactly` may be asked for, since that number is often one
+            that the peer has sent.
         datagrams: datagram handlers running at once; what arrives beyond is dropped and counted.
         datagram_size: longest datagram in bytes; what is longer is cut and marked `truncated`.
 
@@ -39,13 +42,14 @@ class Limits:
     """
 
     connections: int | None = 10_000
-    per_host: int | None = 10_000
+    per_host: int | None = 5_000
     overflow: Literal["backlog", "close"] = "backlog"
     backlog: int = 4096
     line: int | None = 64 * KIB
     read_buffer: int = 64 * KIB
     write_buffer: int = 64 * KIB
     read_all: int | None = 16 * KIB * KIB
+    exactly: int | None = 16 * KIB * KIB
     datagrams: int | None = 1000
     datagram_size: int = 64 * KIB
 
@@ -62,15 +66,24 @@ class Limits:
 class Timeouts:
     """How long a server waits, in seconds. More than 0; `None` means without end.
 
-    The last three are kept by one timer per server and not one per read, so they run out up to a
-    fifth late, and never by more than 2 s.
+    `idle`, `message`, `write` and `lifetime` are kept by one timer per server and not one per read,
+    so they run out up to a fifth late, and never by more than 2 s.
 
     Attributes:
         handshake: from accept to the end of the TLS handshake.
         idle: how long a read may wait while no byte moves in either direction. A handler that
             does not read is not idle.
+        message: how long the reads of one message may wait, from its first byte to its last: a line,
+            what `readexactly` was asked for, or all that is read in `async with
+            connection.message()`. A peer that sends a byte now and then is not idle, but late.
         write: how long `send` (or closing) may wait for a peer that takes no bytes.
         lifetime: from accept to the end of the handler; then the handler is cancelled.
+        first: when the server drains, how long a connection that has not spoken yet, or is still
+            shaking hands, has for its first bytes before it counts as idle. Never longer than the
+            grace.
+        cleanup: how long handlers that were cancelled at the end of the grace have to clean up
+            before they are aborted; where there are more than a thousand of them a millisecond each,
+            but at most four times as long.
 
     Raises:
         SettingError: a value is out of range.
@@ -79,8 +92,11 @@ class Timeouts:
 
     handshake: float | None = 10.0
     idle: float | None = 300.0
+    message: float | None = 120.0
     write: float | None = 30.0
     lifetime: float | None = 86_400.0
+    first: float | None = 5.0
+    cleanup: float | None = 1.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -96,7 +112,11 @@ class Timeouts:
     @property
     def tick(self) -> float:
         """Seconds between two looks at the connections."""
-        finite = [each for each in (self.idle, self.write, self.lifetime) if each is not None]
+        finite = [
+            each
+            for each in (self.idle, self.message, self.write, self.lifetime)
+            if each is not None
+        ]
         return min([10.0, *finite]) / 10
 
 

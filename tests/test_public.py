@@ -29,8 +29,8 @@ SIGNATURES = {
     "Connection.start_tls": "(context)",
     "Datagram.reply": "(data)",
     "Limits": (
-        "(*, connections=10000, per_host=10000, overflow='backlog', backlog=4096, line=65536,"
-        " read_buffer=65536, write_buffer=65536, read_all=16777216, datagrams=1000,"
+        "(*, connections=10000, per_host=5000, overflow='backlog', backlog=4096, line=65536,"
+        " read_buffer=65536, write_buffer=65536, read_all=16777216, exactly=16777216, datagrams=1000,"
         " datagram_size=65536)"
     ),
     "Server": (
@@ -42,7 +42,10 @@ SIGNATURES = {
     "Server.close": "(grace=30.0)",
     "Server.start": "()",
     "Server.wait_closed": "()",
-    "Timeouts": "(*, handshake=10.0, idle=300.0, write=30.0, lifetime=86400.0)",
+    "Timeouts": (
+        "(*, handshake=10.0, idle=300.0, message=120.0, write=30.0, lifetime=86400.0, first=5.0,"
+        " cleanup=1.0)"
+    ),
     "run": "(handler, *addresses, grace=30.0, loop='auto', **options)",
     "serve": "(handler, *addresses, task_status=TASK_STATUS_IGNORED, **options)",
 }
