@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from asyncserver.errors import SettingError
 
-__all__ = ("Limits", "Timeouts")
+__all__ = ("Limits", "Timeouts", "check_grace")
 
 KIB = 1024
 HIGHEST = 2**31 - 1  # what listen(2) and the loops can count
@@ -82,8 +82,8 @@ class Timeouts:
             shaking hands, has for its first bytes before it counts as idle. Never longer than the
             grace.
         cleanup: how long handlers that were cancelled at the end of the grace have to clean up
-            before they are aborted; where there are more than a thousand of them a millisecond each,
-            but at most four times as long.
+            before they are aborted; where there are many, a millisecond for each of them if that is
+            more, but at most ten times as long. `close(grace)` takes no longer than both together.
 
     Raises:
         SettingError: a value is out of range.
@@ -96,7 +96,7 @@ class Timeouts:
     write: float | None = 30.0
     lifetime: float | None = 86_400.0
     first: float | None = 5.0
-    cleanup: float | None = 1.0
+    cleanup: float | None = 0.45
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -118,6 +118,16 @@ class Timeouts:
             if each is not None
         ]
         return min([10.0, *finite]) / 10
+
+
+def check_grace(grace: object) -> None:
+    """Raise `SettingError`, unless `grace` is a number of seconds or `None`."""
+    if grace is None:
+        return
+    if isinstance(grace, bool) or not isinstance(grace, int | float) or not grace >= 0:
+        raise SettingError(
+            f"grace is {grace!r}: write seconds, 0 for none, or None for as long as it takes"
+        )
 
 
 def _check_count(name: str, value: Any, *, optional: bool) -> None:

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "asyncserver"
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
     {"errors", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
-    {"listeners", "acceptor", "closing", "driver", "protocol", "tls"},
-    {"reader", "connection", "datagram", "handlers", "drain"},
+    {"listeners", "acceptor", "attributes", "closing", "driver", "foreign", "protocol", "tls"},
+    {"iteration", "reader", "connection", "datagram", "handlers", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
     {"cli", "client", "target", "demo", "testing", "__main__"},
@@ -30,6 +30,7 @@ LEVEL = {
     "logs": {"events"},
     "protocol": {"driver"},
     "stats": {"events"},
+    "reader": {"iteration"},
     "connection": {"reader"},
     "handlers": {"connection", "datagram"},
     "packets": {"session"},
