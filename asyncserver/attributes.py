@@ -1,18 +1,36 @@
-"""What anyio's typed attributes tell of a connection, see `anyio.TypedAttributeProvider`."""
+"""What can be told of a connection: its peer's process, and what anyio's typed attributes are."""
 
 import socket
 import ssl
+import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
 from asyncserver.address import PeerAddress
 
-__all__ = ("socket_attributes", "tls_attributes")
+__all__ = ("Credentials", "credentials", "socket_attributes", "tls_attributes")
 
 Attributes = dict[Any, Callable[[], Any]]
+THREE_NUMBERS: Final = struct.Struct("3i")
+
+
+class Credentials(NamedTuple):
+    """The process at the other end of a Unix socket, see SO_PEERCRED in unix(7)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+def credentials(sock: socket.socket) -> Credentials | None:
+    """Return who is at the other end of a Unix socket; `None` elsewhere."""
+    if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, THREE_NUMBERS.size)
+    return Credentials(*THREE_NUMBERS.unpack(raw))
 
 
 def socket_attributes(sock: socket.socket, local: PeerAddress, peer: PeerAddress) -> Attributes:

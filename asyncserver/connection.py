@@ -5,17 +5,20 @@ in `protocol`; who closes it, and when, is the server's business.
 """
 
 import asyncio
-import socket
 import ssl
-import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
 from asyncserver.address import PeerAddress, peer_address
-from asyncserver.attributes import socket_attributes, tls_attributes
+from asyncserver.attributes import (
+    Credentials,
+    credentials,
+    socket_attributes,
+    tls_attributes,
+)
 from asyncserver.buffer import ReceiveBuffer
 from asyncserver.closing import Closing
 from asyncserver.errors import (
@@ -29,20 +32,12 @@ from asyncserver.protocol import COSTLY, StreamProtocol
 from asyncserver.reader import Reader
 from asyncserver.tls import TLSTransport, server_context
 
-__all__ = ("Connection", "Credentials")
+__all__ = ("Connection",)
 
 MUTED: Final = (
     "the server drains, and a loop has ended before its first line: what was to come may have been the"
     " rest of a message, so nothing can be confirmed any more"
 )
-
-
-class Credentials(NamedTuple):
-    """The process at the other end of a Unix socket, see SO_PEERCRED in unix(7)."""
-
-    pid: int
-    uid: int
-    gid: int
 
 
 class Connection(Reader, ByteStream):
@@ -55,9 +50,9 @@ class Connection(Reader, ByteStream):
     Attributes:
         peer: the other end: `(host, port)`, or the path of a Unix socket, mostly empty.
         closed_by_handler: its own task has closed it, so that using it afterwards is a mistake there.
-        standard_compatible: set it to demand that a peer ends a stream over TLS with close_notify:
-            then an end without it raises `ConnectionBroken`, with an `ssl.SSLEOFError` as its cause,
-            instead of passing for an orderly one. Default: false, as many peers just close.
+        standard_compatible: demand that a peer ends a stream over TLS with close_notify: an end without
+            it raises `ConnectionBroken`, caused by an `ssl.SSLEOFError`, and does not pass for an
+            orderly one. Default: false, as many peers just close.
 
     """
 
@@ -243,11 +238,7 @@ class Connection(Reader, ByteStream):
     @property
     def credentials(self) -> Credentials | None:
         """The process at the other end of a Unix socket; `None` elsewhere."""
-        sock = self._protocol.transport.get_extra_info("socket")
-        if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
-            return None
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return Credentials(*struct.unpack("3i", raw))
+        return credentials(self._protocol.transport.get_extra_info("socket"))
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
