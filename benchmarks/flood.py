@@ -23,6 +23,7 @@ BLOCK: Final = 65536
 PIPELINED: Final = LINE * 2**15  # 320 KiB at a time
 POURS: Final = (100, 4096, 100_000)  # bytes a send() of the handlers that only send, peer by peer
 BUFFER: Final = 2**18
+BURST: Final = 32  # datagrams
 
 # The shape of a flood: what its rate counts, and of how many bytes one such is.
 SHAPES: Final = {
@@ -111,18 +112,19 @@ def pour(socks: list[socket.socket], shape: str, start: float, end: float) -> in
         for fileno, events in poll.poll(0.1):
             sock = by_fileno[fileno]
             try:
-                if events & select.EPOLLOUT:
-                    sent = sock.send(unsent[fileno])
-                    unsent[fileno] = unsent[fileno][sent:] or message(sock, shape)
-                if events & ~select.EPOLLOUT:
-                    got = len(sock.recv(BUFFER))
-                    if not got:
-                        poll.unregister(fileno)  # refused, or given up: the rate will tell
-                    size += got if now >= start else 0
+                for _ in range(BURST if sock.type == socket.SOCK_DGRAM else 1):
+                    if events & select.EPOLLOUT:
+                        sent = sock.send(unsent[fileno])
+                        unsent[fileno] = unsent[fileno][sent:] or message(sock, shape)
+                    if events & ~select.EPOLLOUT:
+                        got = len(sock.recv(BUFFER))
+                        if not got:
+                            raise ConnectionError("the server closed the connection")
+                        size += got if now >= start else 0
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 pass
             except OSError:
-                poll.unregister(fileno)
+                poll.unregister(fileno)  # refused, or given up: the rate will tell
     poll.close()
     return size
 
