@@ -181,7 +181,7 @@ def latencies(
     every: list[float] = []
     new: list[float] = []
     held: socket.socket | None = None
-    for number in range(int((end - start) / PERIOD)):
+    for number in range(round((end - start) / PERIOD)):
         due = start + PERIOD * number
         time.sleep(max(due - time.monotonic(), 0))
         alone = number % NEW_EVERY == 0
