@@ -84,7 +84,7 @@ def test_a_server_that_does_not_start_is_named_and_the_rest_goes_on():
 
 
 def result(*, every=(0.001,), late=0.0):
-    return Result(list(every), [0.001], late, 1000.0, 40.0)
+    return Result(list(every), [0.001], late, 1000.0, 40.0, 0.0)
 
 
 def test_fair_is_who_keeps_neither_the_good_client_nor_the_timer_waiting():
