@@ -15,7 +15,7 @@ The server has one core and the clients another, and all of them precedence, whe
 "wait %" says for how much of the time the server waited for its core all the same: beyond a few the
 machine has other work, and the figures are not the server's. Over UDP the good client asks another
 address of the same server: what a full buffer of the kernel drops is a question of the kernel's. As
-it stands it takes some three minutes, or one with `--ours`.
+it stands it takes two to three minutes, or one with `--ours`.
 """
 
 import argparse
@@ -29,8 +29,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple
-
-import trustme
 
 from benchmarks.flood import SHAPES, Target, flood, good_client
 from benchmarks.load import pin
@@ -225,6 +223,8 @@ def main() -> None:
         help="exit with status 1 if ours kept anybody waiting for 50 ms",
     )  # fmt: skip
     arguments = parser.parse_args()
+    import trustme  # not in each of the processes, which import this module as well
+
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         certificate = os.path.join(directory, "certificate.pem")
