@@ -13,7 +13,7 @@ PACKAGE = ROOT / "asyncserver"
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
     {"errors", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
-    {"listeners", "acceptor", "attributes", "closing", "driver", "foreign", "protocol", "tls"},
+    {"listeners", "acceptor", "attributes", "closing", "driver", "foreign", "pace", "protocol", "tls"},
     {"iteration", "reader", "connection", "datagram", "handlers", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
@@ -28,7 +28,7 @@ LEVEL = {
     "buffer": {"errors"},
     "deadlines": {"limits"},
     "logs": {"events"},
-    "protocol": {"driver"},
+    "protocol": {"driver", "pace"},
     "stats": {"events"},
     "reader": {"iteration"},
     "connection": {"reader"},
