@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from asyncserver import events
 from asyncserver.address import PeerAddress
-from asyncserver.drain import Drain, once_read
+from asyncserver.drain import Drain, once_read, read
 from asyncserver.gate import Gate
 from asyncserver.pace import Pace
 from asyncserver.packets import EAGERLY, Packets, retrieve
@@ -48,7 +48,7 @@ class Crew:
         self._context = copy_context()  # of what is done when a session has ended
         self._handlers_context = self._make_context()
         self._on_end = self._forget  # one bound method for all, since each session's task holds it
-        self._going_home = False
+        self._going_home: int | None = None  # how many do, once it is time
         self._spared: dict[
             Session, asyncio.TimerHandle | None
         ] = {}  # to be told when they are old enough
@@ -82,7 +82,8 @@ class Crew:
             task = self._loop.create_task(session.coroutine(self._pace), context=session.context)
         self._sessions[task] = session
         task.add_done_callback(self._on_end, context=self._context)
-        if self._going_home:
+        if self._going_home is not None:
+            self._going_home += 1
             self._tell(session)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
@@ -122,14 +123,17 @@ class Crew:
         self, drain: Drain, last_guests: Callable[[], Awaitable[None]]
     ) -> events.Drained:
         """Tell everybody that the server is closing, and see them out."""
-        self._going_home = True
+        self._going_home = len(self._tasks())
+        await read(self._loop)  # what has come in time is served, and not cut off
         for session in self:
             self._tell(session)
         self.packets.dismiss()
-        drained = await drain.run(last_guests, self._tasks, self._tell_the_spared, self._give_up)
+        cancelled, aborted = await drain.run(
+            last_guests, self._tasks, self._tell_the_spared, self._give_up
+        )
         if self._watch is not None:
             self._watch.cancel()
-        return drained
+        return events.Drained(self._going_home - cancelled - aborted, cancelled, aborted)
 
     def _tasks(self) -> Collection[asyncio.Task[Any]]:
         return [*self._sessions, *self.packets.waiting]
@@ -148,7 +152,8 @@ class Crew:
         session.ask_to_finish(spared=spared)
 
     def _tell_at_last(self, session: Session) -> None:
-        if self._spared.pop(session, None) is not None:
+        if session in self._spared:
+            del self._spared[session]
             session.ask_to_finish(spared=False)
 
     def _tell_the_spared(self) -> None:

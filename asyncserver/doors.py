@@ -177,9 +177,9 @@ class Doors:
     async def last_guests(self, crew: Crew) -> None:
         """Let in whom `stop` has found waiting, as soon as there is room."""
         while self._guests or self._not_emptied:
-            self._left.clear()
             for _ in range(min(BATCH, len(self._guests))):
                 while self._gate.full and self._terms.limits.overflow == "backlog":
+                    self._left.clear()
                     await self._left.wait()
                 self._admit(*self._guests.popleft(), crew.take)
             await asyncio.sleep(0)

@@ -8,8 +8,6 @@ import contextlib
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
-from asyncserver.events import Drained
-
 __all__ = ("Drain", "once_read", "read")
 
 # A handler's clean-up takes the processor, too, and they all want it at once.
@@ -49,8 +47,8 @@ class Drain:
         tasks: Callable[[], Collection[Task]],
         last_call: Callable[[], object],
         abort: Callable[[Task], object],
-    ) -> Drained:
-        """See everybody out.
+    ) -> tuple[int, int]:
+        """See everybody out; return how many had to be cancelled, and how many aborted.
 
         Args:
             last_guests: returns when nobody will begin any more.
@@ -59,24 +57,20 @@ class Drain:
             abort: called with each task that will not even be cancelled.
 
         """
-        seen: set[Task] = set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._deadline) as self._timeout:
-                seen.update(tasks())
                 await last_guests()
                 while running := tasks():
-                    seen.update(running)
                     await asyncio.wait(running)
         self._timeout = None
         last_call()
         await read(self._loop)
-        seen.update(tasks())
-        late = [task for task in seen if not task.done()]
+        late = [task for task in tasks() if not task.done()]
         stubborn = await self._cancel(late)
         for task in stubborn:
             abort(task)
             _abandon(task)
-        return Drained(len(seen) - len(late), len(late) - len(stubborn), len(stubborn))
+        return len(late) - len(stubborn), len(stubborn)
 
     async def _cancel(self, late: Collection[Task]) -> list[Task]:
         """Cancel `late`, and return those that do not end."""

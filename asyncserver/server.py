@@ -19,7 +19,7 @@ from asyncserver.closing import Closing
 from asyncserver.connection import Connection
 from asyncserver.crew import Crew
 from asyncserver.doors import Doors
-from asyncserver.drain import Drain, read
+from asyncserver.drain import Drain
 from asyncserver.errors import ServerStateError, SettingError
 from asyncserver.gate import Gate
 from asyncserver.handlers import Handler, adapt
@@ -273,10 +273,9 @@ class Server:
         self._doors.stop(empty=grace != 0)
         self._emit(events.Draining(self._gate.inside, grace))
         self._closing.set()
-        self._closer = loop.create_task(self._finish(loop, crew, self._drain))
+        self._closer = loop.create_task(self._finish(crew, self._drain))
 
-    async def _finish(self, loop: asyncio.AbstractEventLoop, crew: Crew, drain: Drain) -> None:
-        await read(loop)  # what has come in time is served, and not cut off
+    async def _finish(self, crew: Crew, drain: Drain) -> None:
         drained = await crew.go_home(drain, functools.partial(self._doors.last_guests, crew))
         self._doors.close()
         await asyncio.sleep(0)  # transports that were aborted close their sockets now
