@@ -12,11 +12,12 @@ from typing import Any
 
 from asyncserver.acceptor import Acceptor
 from asyncserver.address import Address, PeerAddress, peer_address
+from asyncserver.adopted import adopt_all, begin_to_listen
 from asyncserver.crew import Crew
 from asyncserver.datagram import DatagramEndpoint
 from asyncserver.events import Refused
 from asyncserver.gate import Gate
-from asyncserver.listeners import Listener, accept_plain, adopt, listen, resolve
+from asyncserver.listeners import Listener, accept_plain, listen, resolve
 from asyncserver.session import Terms
 
 __all__ = ("Doors",)
@@ -50,18 +51,19 @@ class Doors:
     ) -> None:
         """Bind all `addresses`, then let `crew` serve them. If it raises, some may be open.
 
-        `check` may refuse the address that an adopted socket turns out to have.
+        `check` may refuse the address that an adopted socket turns out to have; that is seen before
+        anything is bound.
         """
         backlog = self._terms.limits.backlog
-        for address in addresses:
-            if isinstance(address, Address):
+        for address in adopt_all(addresses, check):
+            if isinstance(address, Listener):
+                begin_to_listen(address, backlog)
+                self.listeners.append(address)
+            else:
                 hosts = await resolve(address)
                 self.listeners += listen(
                     address, hosts, backlog=backlog, mode=mode, reuse_port=reuse_port
                 )
-            else:
-                self.listeners.append(adopt(address, backlog))
-                check(self.listeners[-1].address)
         for listener in self.listeners:
             await self._serve(listener, crew)
 

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "asyncserver"
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
     {"errors", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
-    {"listeners", "acceptor", "closing", "driver", "protocol", "tls"},
+    {"paths", "listeners", "adopted", "acceptor", "closing", "driver", "protocol", "tls"},
     {"reader", "connection", "datagram", "handlers", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
@@ -28,6 +28,8 @@ LEVEL = {
     "buffer": {"errors"},
     "deadlines": {"limits"},
     "logs": {"events"},
+    "listeners": {"paths"},
+    "adopted": {"listeners"},
     "protocol": {"driver"},
     "stats": {"events"},
     "connection": {"reader"},

@@ -11,7 +11,8 @@ import threading
 import pytest
 
 from asyncserver import Address, BindError, Server
-from asyncserver.listeners import adopt, listen, resolve
+from asyncserver.adopted import adopt
+from asyncserver.listeners import listen, resolve
 from tests.conftest import connect, descriptors, serving, upper
 
 
@@ -292,12 +293,12 @@ async def test_bound_socket_of_every_kind_is_adopted(url, listening):
 
 def test_sockets_that_cannot_be_adopted(tls):
     with socket.socket(socket.AF_UNIX) as unbound, pytest.raises(BindError, match="must be bound"):
-        adopt(unbound, 1)
+        adopt(unbound)
     with socket.socket() as plain:
         plain.bind(("127.0.0.1", 0))
         with tls.server.wrap_socket(plain, server_side=True) as wrapped:
             with pytest.raises(BindError, match="tls="):
-                adopt(wrapped, 1)
+                adopt(wrapped)
 
 
 async def test_adopted_socket_is_closed_with_a_server_that_never_served():
