@@ -24,7 +24,6 @@ FORMS: Final = "tcp://host:port, udp://host:port, unix:///path, unix:@name or un
 
 # RFC 3986, section 3.2: [host]:port or host:port, and what may come behind it.
 PLACE: Final = re.compile(r"//(?:\[([^\]]*)\]|([^\[\]/?#@:]*))(?::([^/?#@:\[\]]*))?(/?)", re.DOTALL)
-NOT_IN_HOSTS: Final = re.compile(r"[\0-\x20\x7f\ud800-\udfff]")
 
 
 class Address(str):
@@ -63,12 +62,15 @@ class Address(str):
             raise AddressError(f"{url!r} has blanks around it: write {url.strip()!r}")
         if not colon or scheme not in STREAMS + DATAGRAMS:
             raise AddressError(f"{url!r} is no address: write {FORMS}")
-        self = super().__new__(cls, f"{scheme}:{rest}")
-        self.scheme, self.host, self.port, self.path = scheme, "", 0, ""
-        if self.is_unix:
-            self.path = _unix_path(url, rest)
+        host, port, path = "", 0, ""
+        if scheme.startswith("unix"):
+            path = _unix_path(url, rest)
+            if not rest.isprintable():  # nor is it fit for a log
+                rest = _quoted(path)
         else:
-            self.host, self.port = _host_and_port(url, rest, f"{scheme}://127.0.0.1:9999")
+            host, port = _host_and_port(url, rest, f"{scheme}://127.0.0.1:9999")
+        self = super().__new__(cls, f"{scheme}:{rest}")
+        self.scheme, self.host, self.port, self.path = scheme, host, port, path
         return self
 
     @classmethod
@@ -82,8 +84,7 @@ class Address(str):
     @classmethod
     def of_path(cls, scheme: str, path: str) -> "Address":
         """Write the URL of a Unix socket's path, or of its abstract name with a leading "@"."""
-        slashes = "" if path.startswith("@") else "//"
-        return cls(f"{scheme}:{slashes}{quote_from_bytes(os.fsencode(path), safe='/@')}")
+        return cls(f"{scheme}:{_quoted(path)}")
 
     @property
     def is_unix(self) -> bool:
@@ -118,7 +119,7 @@ def peer_address(raw: object) -> PeerAddress:
     return ""
 
 
-def _instead_of(thing: object) -> str:
+def _instead_of(thing: object) -> str:  # noqa: PLR0911 - one case a mistake
     """Return what to write for something that is no text."""
     match thing:
         case (str(host), int(port), *_):
@@ -156,7 +157,7 @@ def _host_and_port(url: str, rest: str, example: str) -> tuple[str, int]:
             f"{url!r}: a port is a number from 0 to {HIGHEST_PORT}; write it like {example}"
         )
     host = _name(url, name) if literal is None else _ipv6(url, literal)
-    if NOT_IN_HOSTS.search(host):
+    if " " in host or not host.isprintable():
         raise AddressError(f"{url!r}: a host has no blanks in it; write it like {example}")
     return host, int(port)
 
@@ -198,3 +199,8 @@ def _unix_path(url: str, rest: str) -> str:
     if len(name) > longest:
         raise AddressError(f"{url!r}: a Unix socket's path has at most {longest} bytes")
     return os.fsdecode(name)
+
+
+def _quoted(path: str) -> str:
+    slashes = "" if path.startswith("@") else "//"
+    return slashes + quote_from_bytes(os.fsencode(path), safe="/@")

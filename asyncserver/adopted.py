@@ -14,29 +14,30 @@ from asyncserver.address import Address, peer_address
 from asyncserver.errors import AddressError, BindError
 from asyncserver.listeners import Listener, reason
 
-__all__ = ("adopt", "adopt_all", "begin_to_listen")
+__all__ = ("adopt", "adopt_all")
 
 IPPROTO_MPTCP: Final = 262  # not in the socket module; plain TCP clients can connect to it
 IP_KINDS: Final[dict[int, tuple[int, ...]]] = {
     socket.SOCK_STREAM: (socket.IPPROTO_TCP, IPPROTO_MPTCP),
     socket.SOCK_DGRAM: (socket.IPPROTO_UDP,),
 }
+UNIX: Final = (0, int(socket.AF_UNIX))  # both mean the same
 # What can be served: family, type, protocol.
 KINDS: Final[dict[int, dict[int, tuple[int, ...]]]] = {
     socket.AF_INET: IP_KINDS,
     socket.AF_INET6: IP_KINDS,
-    socket.AF_UNIX: {socket.SOCK_STREAM: (0,), socket.SOCK_DGRAM: (0,)},
+    socket.AF_UNIX: {socket.SOCK_STREAM: UNIX, socket.SOCK_DGRAM: UNIX},
 }
 NOT_CONNECTED: Final = frozenset({errno.ENOTCONN, errno.EINVAL})  # EINVAL: shut down, on BSD
 
 
 def adopt_all(
-    addresses: Sequence[Address | socket.socket], check: Callable[[Address], None]
+    addresses: Sequence[Address | socket.socket], backlog: int, check: Callable[[Address], None]
 ) -> list[Address | Listener]:
     """Take over the sockets among `addresses`, if all can be served; `check` may refuse some.
 
     Raises:
-        BindError: see `adopt`; or one socket was given twice.
+        BindError: see `adopt`; or one was given twice, or cannot listen.
 
     """
     adopted = [each if isinstance(each, Address) else adopt(each) for each in addresses]
@@ -47,14 +48,16 @@ def adopt_all(
             if each.socket.fileno() in filenos:
                 raise BindError(errno.EADDRINUSE, f"{each.socket!r} was given twice")
             filenos.add(each.socket.fileno())
+    for each in adopted:
+        if isinstance(each, Listener):
+            _begin_to_listen(each, backlog)
     return adopted
 
 
 def adopt(sock: socket.socket) -> Listener:
     """Take over a socket that is bound already; from here on the server closes it.
 
-    It changes nothing but that the socket does not block. A stream socket has to `listen` yet,
-    unless it does.
+    It changes nothing but that the socket does not block.
 
     Raises:
         BindError: the socket is of a kind that cannot be served, or in a state in which it cannot.
@@ -72,13 +75,7 @@ def adopt(sock: socket.socket) -> Listener:
     return listener
 
 
-def begin_to_listen(listener: Listener, backlog: int) -> None:
-    """Let clients come to an adopted socket, if it is a stream socket that does not listen yet.
-
-    Raises:
-        BindError: somebody else listens there.
-
-    """
+def _begin_to_listen(listener: Listener, backlog: int) -> None:
     sock = listener.socket
     try:
         if listener.address.is_stream and not _option(sock, "SO_ACCEPTCONN", 0):

@@ -12,7 +12,7 @@ from typing import Any
 
 from asyncserver.acceptor import Acceptor
 from asyncserver.address import Address, PeerAddress, peer_address
-from asyncserver.adopted import adopt_all, begin_to_listen
+from asyncserver.adopted import adopt_all
 from asyncserver.crew import Crew
 from asyncserver.datagram import DatagramEndpoint
 from asyncserver.events import Refused
@@ -55,9 +55,8 @@ class Doors:
         anything is bound.
         """
         backlog = self._terms.limits.backlog
-        for address in adopt_all(addresses, check):
+        for address in adopt_all(addresses, backlog, check):
             if isinstance(address, Listener):
-                begin_to_listen(address, backlog)
                 self.listeners.append(address)
             else:
                 hosts = await resolve(address)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -75,6 +76,86 @@ async def test_stale_socket_is_replaced(scheme, directory):
     assert os.listdir(directory) == ["s"]
     async with serving(upper, f"{scheme}://{directory}/s"):
         assert os.listdir(directory) == ["s"]
+    assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
+@pytest.mark.parametrize("how", ["absolute", "relative", "through a link"])
+async def test_path_of_a_socket_that_is_bound_and_does_not_listen_yet(
+    kind, how, scheme, directory, monkeypatch
+):
+    """As of a server of the standard library between its two calls."""
+    monkeypatch.chdir(directory)
+    os.symlink(directory, f"{directory}/link")
+    path = f"{directory}/s"
+    with socket.socket(socket.AF_UNIX, kind) as sock:
+        sock.bind({"absolute": path, "relative": "./s", "through a link": "link/s"}[how])
+        assert (await refused(f"{scheme}://{path}")).errno == errno.EADDRINUSE
+        if kind != socket.SOCK_DGRAM:
+            sock.listen()
+        with socket.socket(socket.AF_UNIX, kind) as client_:
+            client_.connect(path)
+    async with serving(upper, f"{scheme}://{path}"):  # dead, and therefore stale
+        pass
+
+
+async def test_stale_path_is_replaced_whatever_else_bears_its_name(scheme, directory):
+    """A listener elsewhere, and a connection that its dead server has accepted."""
+    os.mkdir(f"{directory}/other")
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
+        others[0].bind(f"{directory}/other/s")
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(f"{directory}/s")
+            dead.listen()
+            others[1].connect(f"{directory}/s")
+            stack.enter_context(dead.accept()[0])
+        async with serving(upper, f"{scheme}://{directory}/s"):
+            pass
+
+
+async def test_directory_that_somebody_has_locked(scheme, directory):
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(f"{directory}/s")
+        async with asyncio.timeout(10), serving(upper, f"{scheme}://{directory}/s"):
+            assert os.listdir(directory) == ["s"]
+            assert (await refused(f"{scheme}://{directory}/s")).errno == errno.EADDRINUSE
+    finally:
+        os.close(fd)
+    assert os.listdir(directory) == []
+
+
+async def test_directory_that_cannot_be_read(scheme, directory):
+    os.chmod(directory, 0o733)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)  # root may read everywhere
+    try:
+        async with serving(upper, f"{scheme}://{directory}/s"):
+            assert stat.S_ISSOCK(os.lstat(f"{directory}/s").st_mode)
+        assert not os.path.lexists(f"{directory}/s")
+    finally:
+        os.seteuid(user)
+        os.chmod(directory, 0o700)
+
+
+async def test_nothing_is_left_of_a_path_that_could_not_be_listened_on(directory, monkeypatch):
+    def chmod(path, mode):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("asyncserver.paths.os.chmod", chmod)
+    error = await refused(f"unix://{directory}/s", mode=0o600)
+    assert error.errno == errno.EPERM
+    assert os.listdir(directory) == []
+
+
+async def test_path_that_is_no_utf8(scheme, directory):
+    async with serving(upper, f"{scheme}://{directory}/\udcff\n.") as server:
+        assert os.listdir(os.fsencode(directory)) == [b"\xff\n."]
+        assert server.addresses == (f"{scheme}://{directory}/%FF%0A.",)
     assert os.listdir(directory) == []
 
 
