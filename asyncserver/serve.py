@@ -11,9 +11,10 @@ from typing import Literal, Unpack
 import anyio
 from anyio.abc import TaskStatus
 
-from asyncserver.errors import SettingError
+from asyncserver.errors import ServerStateError, SettingError
 from asyncserver.handlers import Handler
 from asyncserver.server import DEFAULT_GRACE, Options, Server
+from asyncserver.settings import check_grace
 
 __all__ = ("loop_factory", "run", "serve")
 
@@ -67,8 +68,15 @@ def run(
     Raises:
         SystemExit: 128 plus the signal's number, after a second signal.
         HandlerError, AddressError, SettingError, BindError: see `Server`.
+        ServerStateError: a loop is running in this thread already; `await serve(...)` there.
 
     """
+    check_grace(grace)
+    if asyncio._get_running_loop() is not None:
+        raise ServerStateError(
+            "run() makes an event loop of its own, and one is running here: write"
+            " `await asyncserver.serve(...)`"
+        )
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         second = runner.run(_serve_until_signal(handler, addresses, grace, options))
     if second is not None:

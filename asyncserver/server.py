@@ -14,6 +14,7 @@ import anyio
 
 from asyncserver import events
 from asyncserver.address import Address
+from asyncserver.certificate import check_certificate
 from asyncserver.closing import Closing
 from asyncserver.connection import Connection
 from asyncserver.crew import Crew
@@ -25,6 +26,14 @@ from asyncserver.handlers import Handler, adapt
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.logs import log
 from asyncserver.session import Terms
+from asyncserver.settings import (
+    check_flag,
+    check_grace,
+    check_kind,
+    check_mode,
+    check_observers,
+    known_words_only,
+)
 from asyncserver.states import ServerState, advance
 from asyncserver.stats import Stats, Tally
 from asyncserver.tls import TLSSource, server_context
@@ -71,6 +80,7 @@ class Server:
 
     """
 
+    @known_words_only
     def __init__(
         self,
         handler: Handler,
@@ -87,6 +97,14 @@ class Server:
         self._addresses = [
             each if isinstance(each, socket.socket) else Address(each) for each in addresses
         ]
+        check_kind("limits", limits, Limits)
+        check_kind("timeouts", timeouts, Timeouts)
+        check_mode(mode)
+        check_flag("reuse_port", reuse_port)
+        observers = check_observers(observers)
+        context = None if tls is None else server_context(tls)
+        if context is not None:
+            check_certificate(context)
         self._mode = mode
         self._reuse_port = reuse_port
         self._tally = Tally()
@@ -94,7 +112,7 @@ class Server:
         limits = service.narrow(limits)
         self._terms = Terms(
             service=service,
-            tls=None if tls is None else server_context(tls),
+            tls=context,
             limits=limits,
             timeouts=timeouts,
             observers=events.Observers((self._tally, log, *observers)),
@@ -235,6 +253,7 @@ class Server:
 
     def begin_close(self, grace: float | None) -> None:
         """Begin what `close` does, and do not wait for it: for signals and other callbacks."""
+        check_grace(grace)
         if self._state is ServerState.NEW:
             self._state = advance(self._state, ServerState.CLOSED)
             self._close_adopted()

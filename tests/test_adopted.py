@@ -142,7 +142,7 @@ async def test_one_socket_twice():
 
 
 async def test_port_that_somebody_else_listens_on():
-    socks = []
+    socks: list[socket.socket] = []
     for _ in range(2):
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -12,8 +12,8 @@ PACKAGE = ROOT / "asyncserver"
 
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
-    {"errors", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
-    {"paths", "listeners", "adopted", "acceptor", "closing", "driver", "protocol", "tls"},
+    {"errors", "settings", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
+    {"paths", "listeners", "adopted", "acceptor", "closing", "driver", "protocol", "certificate", "tls"},
     {"reader", "connection", "datagram", "handlers", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
@@ -22,7 +22,8 @@ FLOORS = [
 # And of its own floor only these.
 LEVEL = {
     "states": {"errors"},
-    "limits": {"errors"},
+    "settings": {"errors"},
+    "limits": {"errors", "settings"},
     "gate": {"limits"},
     "address": {"errors"},
     "buffer": {"errors"},
