@@ -72,15 +72,22 @@ def run(
 
     """
     check_grace(grace)
-    if asyncio._get_running_loop() is not None:
-        raise ServerStateError(
-            "run() makes an event loop of its own, and one is running here: write"
-            " `await asyncserver.serve(...)`"
-        )
+    _check_no_loop_runs()
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         second = runner.run(_serve_until_signal(handler, addresses, grace, options))
     if second is not None:
         raise SystemExit(128 + second)
+
+
+def _check_no_loop_runs() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ServerStateError(
+        "run() makes an event loop of its own, and one is running here: write"
+        " `await asyncserver.serve(...)`"
+    )
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:

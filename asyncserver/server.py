@@ -93,7 +93,9 @@ class Server:
         observers: Sequence[events.Observer] = (),
     ) -> None:
         if not addresses:
-            raise SettingError("no address to serve: give at least one, like tcp://127.0.0.1:9999")
+            raise SettingError(
+                "no address to serve: give at least one behind the handler, like tcp://127.0.0.1:9999"
+            )
         self._addresses = [
             each if isinstance(each, socket.socket) else Address(each) for each in addresses
         ]
