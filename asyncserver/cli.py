@@ -17,7 +17,7 @@ from asyncserver.address import Address
 from asyncserver.client import exchange, how_to_try
 from asyncserver.errors import AddressError, AsyncServerError, HandlerError
 from asyncserver.events import Bound, Event
-from asyncserver.handlers import is_blocking
+from asyncserver.kinds import is_blocking
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.serve import run
 from asyncserver.server import DEFAULT_GRACE

@@ -229,11 +229,13 @@ def tell_when_lost(protocol: AnyProtocol, lost: Callable[[], object]) -> AnyProt
     buffered = isinstance(protocol, asyncio.BufferedProtocol)
     wrapper: AnyProtocol = _BufferedWrapper() if buffered else _Wrapper()
     for name in (*COMMON_CALLS, *(BUFFERED_CALLS if buffered else STREAMING_CALLS)):
-        setattr(wrapper, name, getattr(protocol, name))
+        if hasattr(protocol, name):  # what a protocol of nobody's class lacks, is asyncio's
+            setattr(wrapper, name, getattr(protocol, name))
 
     def connection_lost(exc: Exception | None) -> None:
         try:
-            protocol.connection_lost(exc)
+            if hasattr(protocol, "connection_lost"):
+                protocol.connection_lost(exc)
         finally:
             lost()
 

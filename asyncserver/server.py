@@ -22,7 +22,8 @@ from asyncserver.doors import Doors
 from asyncserver.drain import Drain
 from asyncserver.errors import ServerStateError, SettingError
 from asyncserver.gate import Gate
-from asyncserver.handlers import Handler, adapt
+from asyncserver.handlers import Handler
+from asyncserver.kinds import adapt
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.logs import log
 from asyncserver.session import Terms

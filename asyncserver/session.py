@@ -29,6 +29,7 @@ from asyncserver.errors import (
     UpgradeRefusedError,
 )
 from asyncserver.handlers import Service
+from asyncserver.kinds import is_stream_protocol
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.protocol import AnyProtocol, StreamProtocol, tell_when_lost
 from asyncserver.tls import TLSTransport, shake_hands
@@ -264,7 +265,7 @@ class Session:
     async def _open_protocol(self) -> None:
         assert self._terms.service.stream_factory is not None
         protocol = self._terms.service.stream_factory()
-        if not isinstance(protocol, asyncio.Protocol | asyncio.BufferedProtocol):
+        if not is_stream_protocol(protocol):
             raise HandlerError(
                 f"the factory returned {protocol!r}: it must return an asyncio.Protocol, or be"
                 " `async def handler(connection)`"

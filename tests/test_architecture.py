@@ -14,7 +14,7 @@ PACKAGE = ROOT / "asyncserver"
 FLOORS = [
     {"errors", "settings", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
     {"paths", "listeners", "adopted", "acceptor", "closing", "driver", "protocol", "certificate", "tls"},
-    {"reader", "connection", "datagram", "handlers", "drain"},
+    {"reader", "connection", "datagram", "handlers", "kinds", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
     {"cli", "client", "target", "demo", "testing", "__main__"},
@@ -35,6 +35,7 @@ LEVEL = {
     "stats": {"events"},
     "connection": {"reader"},
     "handlers": {"connection", "datagram"},
+    "kinds": {"connection", "datagram", "handlers"},
     "packets": {"session"},
     "crew": {"packets", "session"},
     "doors": {"crew", "session"},
@@ -52,7 +53,6 @@ IMPURE = {"asyncio", "socket", "ssl", "time", "selectors", "threading"}
 LONGEST = 300  # lines, of which many are docstrings
 LONGER = {
     "cli": "one table of all settings, and the words of its help",
-    "handlers": "the mirror classes stand beside what adapts them",
     "session": "three kinds of handlers, each with its own way to open",
     "tls": "both faces of a layer: a transport's and a protocol's methods",
 }
