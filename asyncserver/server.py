@@ -25,7 +25,7 @@ from asyncserver.gate import Gate
 from asyncserver.handlers import Handler
 from asyncserver.kinds import adapt
 from asyncserver.limits import Limits, Timeouts
-from asyncserver.logs import log
+from asyncserver.logs import Log
 from asyncserver.session import Terms
 from asyncserver.settings import (
     check_flag,
@@ -118,7 +118,7 @@ class Server:
             tls=context,
             limits=limits,
             timeouts=timeouts,
-            observers=events.Observers((self._tally, log, *observers)),
+            observers=events.Observers((self._tally, Log(), *observers)),
             closing=Closing(),
         )
         self._handler_name = getattr(handler, "__qualname__", None) or repr(handler)

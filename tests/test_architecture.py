@@ -12,8 +12,8 @@ PACKAGE = ROOT / "asyncserver"
 
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
-    {"errors", "settings", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
-    {"paths", "listeners", "adopted", "acceptor", "closing", "driver", "protocol", "certificate", "tls"},
+    {"errors", "settings", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "rates", "stats"},
+    {"logs", "paths", "listeners", "adopted", "acceptor", "closing", "driver", "protocol", "certificate", "tls"},
     {"reader", "connection", "datagram", "handlers", "kinds", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
@@ -28,7 +28,6 @@ LEVEL = {
     "address": {"errors"},
     "buffer": {"errors"},
     "deadlines": {"limits"},
-    "logs": {"events"},
     "listeners": {"paths"},
     "adopted": {"listeners"},
     "protocol": {"driver"},

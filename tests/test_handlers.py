@@ -417,7 +417,7 @@ MISTAKES = [
     (logged(generator), "is an async generator: a handler sends, it does not yield"),
     (contextlib.asynccontextmanager(generator), "does not yield"),
     (Blocking, r"asyncserver.StreamRequestHandler.*compat.threaded\(Blocking\)"),
-    (functools.partial(Blocking, None), r"asyncserver.StreamRequestHandler.*threaded\(Blocking\)"),
+    (functools.partial(Blocking, *()), r"asyncserver.StreamRequestHandler.*threaded\(Blocking\)"),
     (Forgotten, r"Forgotten.handle\(\) is not async: write `async def handle\(self\)`"),
     (Decorated, AROUND.format("Upper.handle")),
     (Handleless, r"Handleless has no handle\(\) of its own: write `async def handle\(self\)`"),
