@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -16,7 +17,7 @@ from asyncserver.handlers import Handler
 from asyncserver.server import DEFAULT_GRACE, Options, Server
 from asyncserver.settings import check_grace
 
-__all__ = ("loop_factory", "run", "serve")
+__all__ = ("hold_standard_descriptors", "loop_factory", "run", "serve")
 
 
 async def serve(
@@ -90,8 +91,25 @@ def _check_no_loop_runs() -> None:
     )
 
 
+def hold_standard_descriptors() -> None:
+    """Open the null device where the descriptors 0, 1 and 2 are closed.
+
+    Otherwise the next sockets get these numbers: what somebody prints goes to a client, and libuv,
+    which takes that for a bug, aborts.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if opened != fd:
+                os.dup2(opened, fd)
+                os.close(opened)
+            os.set_inheritable(fd, True)
+
+
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes the loop of that name.
+    """Return what makes the loop of that name; see to it that no socket becomes a standard stream.
 
     Raises:
         SettingError: it is not installed, or there is none of that name.
@@ -99,6 +117,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     """
     if name not in ("auto", "uvloop", "asyncio"):
         raise SettingError(f"loop is {name!r}: write 'auto', 'uvloop' or 'asyncio'")
+    hold_standard_descriptors()
     if name != "asyncio":
         try:
             import uvloop  # noqa: PLC0415 - an ordinary dependency, but not on every platform
