@@ -137,17 +137,22 @@ async def _serve_until_signal(
 ) -> int | None:
     """Serve; return the number of the signal that aborted it, if one did."""
     received: list[int] = []
-    async with Server(handler, *addresses, **options) as server:
+    server = Server(handler, *addresses, **options)
 
-        def stop(number: int) -> None:
-            received.append(number)
-            if len(received) == 1:
-                server.begin_close(grace)
-            else:
-                server.abort()
+    def stop(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            server.begin_close(grace)
+        else:
+            server.abort()
 
-        with _signals(stop):
-            await server.wait_closed()
+    with _signals(stop):  # before it tells that it listens: who reads that may send one
+        try:
+            async with server:
+                await server.wait_closed()
+        except ServerStateError:
+            if not received:
+                raise  # and else it was stopped before it served
     return received[1] if len(received) > 1 else None
 
 

@@ -5,8 +5,11 @@ import contextlib
 import errno
 import fcntl
 import os
+import shlex
 import socket
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -348,6 +351,64 @@ async def test_all_addresses_or_none(directory):
         await server.start()
     assert descriptors() == before
     assert os.listdir(directory) == []
+
+
+LINK_LOCAL = """
+import asyncio, socket, sys, uvloop, asyncserver
+from asyncserver.demo import upper
+
+async def ask(url):
+    async with asyncserver.Server(upper, url) as server:
+        (address,) = server.addresses
+        again = asyncserver.Address(str(address))
+        assert (again.host, again.port) == (address.host, address.port) == ("fe80::1%lo", address.port)
+        reader, writer = await asyncio.open_connection(again.host, again.port)
+        writer.write(b"hello\\n")
+        assert await reader.readline() == b"HELLO\\n"
+        writer.close()
+    async with asyncserver.Server(upper, str(address)) as second:
+        assert second.addresses == (address,)
+
+async def adopt():
+    sock = socket.socket(socket.AF_INET6)
+    sock.bind(socket.getaddrinfo("fe80::1%lo", 0)[0][4])
+    async with asyncserver.Server(upper, sock) as server:
+        (address,) = server.addresses
+        again = asyncserver.Address(str(address))
+        assert again.host == address.host == f"fe80::1%{socket.if_nametoindex('lo')}"
+        reader, writer = await asyncio.open_connection(again.host, again.port)
+        writer.close()
+
+for factory in (asyncio.new_event_loop, uvloop.new_event_loop):
+    with asyncio.Runner(loop_factory=factory) as runner:
+        for url in ("tcp://[fe80::1%25lo]:0", "tcp://[fe80::1%lo]:0"):
+            runner.run(ask(url))
+        runner.run(adopt())
+print("served")
+"""
+
+
+def test_link_local_address_is_bound_with_its_zone():
+    """In a network namespace of its own, where the loopback device has such an address."""
+    script = "ip link set lo up && ip -6 addr add fe80::1/64 dev lo && exec unshare true"
+    try:
+        possible = (
+            subprocess.run(["unshare", "-rn", "sh", "-c", script], check=False).returncode == 0
+        )
+    except FileNotFoundError:
+        possible = False
+    if not possible:
+        pytest.skip("this system lets us have no network namespace")
+    program = [sys.executable, "-W", "error", "-c", LINK_LOCAL]
+    script = script.replace("exec unshare true", f"exec {shlex.join(program)}")
+    result = subprocess.run(
+        ["unshare", "-rn", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=25,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "served\n", "")
 
 
 # -- sockets that are bound already --------------------------------------------------------------
