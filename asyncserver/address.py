@@ -61,7 +61,7 @@ class Address(str):
         if url.strip() not in ("", url):
             raise AddressError(f"{url!r} has blanks around it: write {url.strip()!r}")
         if not colon or scheme not in STREAMS + DATAGRAMS:
-            raise AddressError(f"{url!r} is no address: write {FORMS}")
+            raise AddressError(f"{url!r} is no address: write {_with_scheme(url) or FORMS}")
         host, port, path = "", 0, ""
         if scheme.startswith("unix"):
             path = _unix_path(url, rest)
@@ -139,6 +139,16 @@ def _instead_of(thing: object) -> str:  # noqa: PLR0911 - one case a mistake
             return f"the handler comes first, behind it {FORMS}"
         case _:
             return f"write {FORMS}"
+
+
+def _with_scheme(text: str) -> str | None:
+    """Return what was meant by a path, or by host and port, without a scheme."""
+    if text.startswith("/"):
+        return repr(f"unix://{text}")
+    found = PLACE.fullmatch(f"//{text}")
+    if found is None or not (found[3] or "").isdecimal():
+        return None
+    return repr(f"tcp://{text}")
 
 
 def _host_and_port(url: str, rest: str, example: str) -> tuple[str, int]:

@@ -61,7 +61,8 @@ OTHER_WORDS: Final = {
 
 def known_words_only(function: Callable[P, T]) -> Callable[P, T]:
     """Let `function` say of a keyword that it does not know what to write instead."""
-    known = inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
+    known = [name for name, each in parameters.items() if each.kind is not each.VAR_POSITIONAL]
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -143,7 +144,7 @@ def check_observers(value: Any) -> tuple[Callable[..., object], ...]:
 def _instead_of(name: str, known: Iterable[str]) -> str:
     if name in OTHER_WORDS:
         return f"give {OTHER_WORDS[name]}"
-    return f"there are {', '.join(each for each in known if each not in {'self', 'handler', 'addresses'})}"
+    return f"there are {', '.join(each for each in known if each not in {'self', 'handler'})}"
 
 
 def _is_whole(value: Any) -> bool:

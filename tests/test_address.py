@@ -49,7 +49,10 @@ def test_parts(url, parts):
     ("url", "advice"),
     [
         ("", "write tcp://host:port"),
-        ("localhost:80", "write tcp://host:port"),
+        ("localhost:80", "write 'tcp://localhost:80'"),
+        ("[::1]:80", r"write 'tcp://\[::1\]:80'"),
+        (":80", "write 'tcp://:80'"),
+        ("/tmp/x.sock", "write 'unix:///tmp/x.sock'"),
         ("http://localhost:80", "write tcp://host:port"),
         ("9999", "write tcp://host:port"),
         ("tcp://localhost", "has no port"),

@@ -46,6 +46,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "async observer": ({"observers": [observer]}, "is async: it is called and not awaited"),
     "number for a flag": ({"reuse_port": 1}, "reuse_port is 1: write True or False"),
     "text for a flag": ({"reuse_port": "no"}, "reuse_port is 'no': write True or False"),
+    "TLS files that are none": ({"tls": (None, None)}, r"tls= has None for a file: write \(cert"),
+    "TLS numbers": ({"tls": (1, 2)}, "tls= has 1 for a file"),
+    "TLS bytes": ({"tls": (b"x", b"y")}, "tls= has b'x' for a file"),
+    "TLS null byte": ({"tls": "a\0b"}, r"tls= has 'a\\x00b' for a file"),
+    "TLS surrogate": ({"tls": "\ud800"}, r"tls= has '\\ud800' for a file"),
+    "TLS directory": ({"tls": "/"}, "the TLS files / do not work"),
     "TLS flag": ({"tls": True}, "tls= is True: write an SSLContext"),
 }
 
@@ -75,7 +81,7 @@ def call(verb, handler=upper, *addresses, **options):
 WORDS = {
     "host": "'tcp://127.0.0.1:9999'", "port": "'tcp://127.0.0.1:9999'", "ssl": "give tls=",
     "sock": "the bound socket without a name, behind the handler",
-    "limit": r"limits=Limits\(", "timeout": r"timeouts=Timeouts\(", "modus": "there are tls, limits,",
+    "addresses": "give them without a name", "limit": r"limits=Limits\(", "timeout": r"timeouts=Timeouts\(", "modus": "there are tls, limits,",
 }  # fmt: skip
 
 
