@@ -28,6 +28,7 @@ from asyncserver.limits import Limits, Timeouts
 from asyncserver.logs import Log
 from asyncserver.session import Terms
 from asyncserver.settings import (
+    check_files,
     check_flag,
     check_grace,
     check_kind,
@@ -105,6 +106,7 @@ class Server:
         check_mode(mode)
         check_flag("reuse_port", reuse_port)
         observers = check_observers(observers)
+        check_files(tls)
         context = None if tls is None else server_context(tls)
         if context is not None:
             check_certificate(context)

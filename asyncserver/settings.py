@@ -6,6 +6,7 @@ Pure checks. Each either returns, or raises with one sentence that names the wro
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -15,6 +16,7 @@ __all__ = (
     "HIGHEST",
     "PERMISSIONS",
     "check_count",
+    "check_files",
     "check_flag",
     "check_grace",
     "check_kind",
@@ -121,6 +123,16 @@ def check_flag(name: str, value: Any) -> None:
         raise SettingError(f"{name} is {value!r}: write True or False")
 
 
+def check_files(value: Any) -> None:
+    """Demand names that a file could have, where TLS files are given by name."""
+    for each in value if isinstance(value, tuple | list) else ():
+        if not isinstance(each, str | os.PathLike):
+            raise SettingError(f"tls= has {each!r} for a file: write (certificate, key)")
+    for each in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(each, str) and ("\0" in each or not _is_encodable(each)):
+            raise SettingError(f"tls= has {each!r} for a file, which no file is called")
+
+
 def check_kind(name: str, value: Any, kind: type) -> None:
     """Demand a value of this class."""
     if not isinstance(value, kind):
@@ -145,6 +157,14 @@ def _instead_of(name: str, known: Iterable[str]) -> str:
     if name in OTHER_WORDS:
         return f"give {OTHER_WORDS[name]}"
     return f"there are {', '.join(each for each in known if each not in {'self', 'handler'})}"
+
+
+def _is_encodable(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeError:
+        return False
+    return True
 
 
 def _is_whole(value: Any) -> bool:

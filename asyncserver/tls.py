@@ -36,7 +36,7 @@ def server_context(source: TLSSource) -> ssl.SSLContext:
     if isinstance(source, ssl.SSLContext):
         if source.protocol == ssl.PROTOCOL_TLS_CLIENT:
             raise SettingError(
-                "tls= has a client's context: write ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+                "tls= has a client's context: write ssl.create_default_context(Purpose.CLIENT_AUTH)"
             )
         return source
     files = (source,) if isinstance(source, str | os.PathLike) else source
@@ -46,13 +46,7 @@ def server_context(source: TLSSource) -> ssl.SSLContext:
         raise SettingError(f"tls= has {len(files)} files: write (certificate, key)")
     certificate, key = files[0], files[-1] if len(files) > 1 else None
     for file in files:
-        if not isinstance(file, str | os.PathLike):
-            raise SettingError(f"tls= has {file!r} for a file: write (certificate, key)")
-        try:
-            readable = os.access(file, os.R_OK)
-        except ValueError as exc:  # a null byte, or no text
-            raise SettingError(f"tls= has {file!r} for a file: {exc}") from exc
-        if not readable:
+        if not os.access(file, os.R_OK):
             reason = "cannot be read" if os.path.exists(file) else "does not exist"
             raise SettingError(f"the TLS file {os.fspath(file)} {reason}")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
