@@ -7,8 +7,9 @@
 from anyio import EndOfStream
 
 from asyncserver.address import Address, PeerAddress
+from asyncserver.attributes import Credentials
 from asyncserver.closing import Closing
-from asyncserver.connection import Connection, Credentials
+from asyncserver.connection import Connection
 from asyncserver.datagram import Datagram
 from asyncserver.errors import (
     AddressError,

@@ -15,9 +15,13 @@ class ReceiveBuffer:
     What arrives while nothing is pending is kept as the very `bytes` object that came, and given
     out untouched if it turns out to be exactly one message: the common case copies nothing. Only a
     remainder that has to grow becomes a `bytearray`.
+
+    Attributes:
+        skipping: the separator that ends an overlong message, until it comes; else empty.
+
     """
 
-    __slots__ = ("_chunk", "_data", "_searched", "_skipping", "_sought", "_start")
+    __slots__ = ("_chunk", "_data", "_searched", "_sought", "_start", "skipping")
 
     def __init__(self) -> None:
         # All that is pending, if it came in one piece and nobody has touched it; else `None`.
@@ -27,7 +31,7 @@ class ReceiveBuffer:
         self._start = 0  # the first byte not yet taken
         self._searched = 0  # no separator begins before this
         self._sought = b""  # the separator that _searched speaks of
-        self._skipping = b""  # the separator that ends an overlong message, until it comes
+        self.skipping = b""
 
     @property
     def size(self) -> int:
@@ -106,7 +110,7 @@ class ReceiveBuffer:
         if end == len(data):
             self._data = b""
             self._start = self._searched = 0
-            self._chunk = None if self._skipping else b""  # what comes has to be looked at
+            self._chunk = None if self.skipping else b""  # what comes has to be looked at
         else:
             self._start = end
             self._searched = max(self._searched, end)
@@ -122,22 +126,22 @@ class ReceiveBuffer:
         self._searched -= self._start
         self._start = 0
         pending += data
-        if self._skipping:
+        if self.skipping:
             self._skip()
 
     def _overflow(self, separator: bytes, limit: int) -> None:
         partial = bytes(memoryview(self._data)[self._start : self._start + limit])
         self._searched = self._start
-        self._skipping = separator
+        self.skipping = separator
         self._skip()
         raise LineTooLongError(partial, limit)
 
     def _skip(self) -> None:
         """Drop an overlong message as far as it is there."""
-        separator = self._skipping
+        separator = self.skipping
         found = self._data.find(separator, self._start)
         if found >= 0:
-            self._skipping = b""
+            self.skipping = b""
             self._cut(found + len(separator))
         else:
             self._cut(max(self._start, len(self._data) - len(separator) + 1))

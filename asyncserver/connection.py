@@ -5,16 +5,21 @@ in `protocol`; who closes it, and when, is the server's business.
 """
 
 import asyncio
-import socket
 import ssl
-import struct
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final
 
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute
 
 from asyncserver.address import PeerAddress, peer_address
+from asyncserver.attributes import (
+    Credentials,
+    credentials,
+    socket_attributes,
+    tls_attributes,
+)
+from asyncserver.buffer import ReceiveBuffer
 from asyncserver.closing import Closing
 from asyncserver.errors import (
     ConnectionBusy,
@@ -23,19 +28,16 @@ from asyncserver.errors import (
     HandshakeError,
 )
 from asyncserver.limits import Limits, Timeouts
-from asyncserver.protocol import StreamProtocol
+from asyncserver.protocol import COSTLY, StreamProtocol
 from asyncserver.reader import Reader
 from asyncserver.tls import TLSTransport, server_context
 
-__all__ = ("Connection", "Credentials")
+__all__ = ("Connection",)
 
-
-class Credentials(NamedTuple):
-    """The process at the other end of a Unix socket, see SO_PEERCRED in unix(7)."""
-
-    pid: int
-    uid: int
-    gid: int
+MUTED: Final = (
+    "the server drains, and a loop has ended before its first line: what was to come may have been the"
+    " rest of a message, so nothing can be confirmed any more"
+)
 
 
 class Connection(Reader, ByteStream):
@@ -47,28 +49,30 @@ class Connection(Reader, ByteStream):
 
     Attributes:
         peer: the other end: `(host, port)`, or the path of a Unix socket, mostly empty.
-        closing: set when the server asks handlers to finish. `await connection.closing.wait()`.
+        closed_by_handler: its own task has closed it, so that using it afterwards is a mistake there.
+        standard_compatible: demand that a peer ends a stream over TLS with close_notify: an end without
+            it raises `ConnectionBroken`, caused by an `ssl.SSLEOFError`, and does not pass for an
+            orderly one. Default: false, as many peers just close.
 
     """
 
     __slots__ = (
-        "_closed", "_limits", "_protocol", "_timeouts", "closing", "peer",
+        "_closed", "_closing", "_limits", "_muted", "_protocol", "_timeouts", "closed_by_handler", "peer",
+        "standard_compatible",
     )  # fmt: skip
 
     def __init__(
-        self,
-        protocol: StreamProtocol,
-        peer: PeerAddress,
-        closing: Closing,
-        limits: Limits,
-        timeouts: Timeouts,
+        self, protocol: StreamProtocol, peer: PeerAddress, limits: Limits, timeouts: Timeouts
     ) -> None:
         self._protocol = protocol
         self._limits = limits
         self._timeouts = timeouts
         self._closed = False
+        self._muted = False  # a loop has ended because of a drain, before its first line
+        self._closing: Closing | None = None  # made when somebody asks for it
+        self.closed_by_handler = False
         self.peer = peer
-        self.closing = closing
+        self.standard_compatible = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed or self._protocol.lost else "open"
@@ -80,14 +84,21 @@ class Connection(Reader, ByteStream):
         """Send all of `item`; return when fewer than `Limits.write_buffer` bytes wait to go.
 
         Raises:
-            ConnectionBroken: the connection was lost.
+            ConnectionBroken: the connection was lost; its cause is the system's word for it.
             ConnectionClosed: it was closed, or `send_eof` was called, on this side.
             DeadlineExceeded: the peer took nothing for `Timeouts.write`; the connection is
                 aborted.
+            TypeError: `item` is not bytes, but text, say.
 
         """
         protocol = self._protocol
+        if type(item) is not bytes:
+            item = _plain(item)
+        if protocol.budget <= 0:
+            await protocol.next_turn()
+        protocol.budget -= 1 + len(item) // COSTLY
         if not protocol.sendable:
+            await self._wait_for_the_reason()
             raise self._why_not_send()
         protocol.write(item)
         if not protocol.writable:
@@ -105,6 +116,7 @@ class Connection(Reader, ByteStream):
         protocol = self._protocol
         if protocol.sendable:
             protocol.sendable = False
+            protocol.answered = True
             protocol.flush()
             protocol.transport.write_eof()
 
@@ -169,6 +181,7 @@ class Connection(Reader, ByteStream):
                 if not protocol.writable:
                     await protocol.drained()
                 received = protocol.buffer.take(protocol.buffer.size)
+                protocol.buffer = ReceiveBuffer()  # which knows of nothing that came in clear
                 await layer.upgrade(protocol.transport, received, ended=protocol.ended)
         except BaseException as exc:
             if not isinstance(exc, HandshakeError):  # which has sent its alert, and is closing
@@ -182,6 +195,24 @@ class Connection(Reader, ByteStream):
         layer.start(protocol)
 
     # -- what is known about it ----------------------------------------------------------------
+
+    @property
+    def closing(self) -> Closing:
+        """Set when the server asks this handler to finish: `await connection.closing.wait()`.
+
+        A connection that has not spoken yet is asked when it is `Timeouts.first` old.
+        """
+        if self._closing is None:
+            self._closing = Closing()
+        if self._protocol.told:
+            self._closing.set()
+        return self._closing
+
+    def finish(self, *, spared: bool) -> None:
+        """Ask the handler to finish; if `spared`, not before its first message."""
+        self._protocol.finish(spared=spared)
+        if self._closing is not None and self._protocol.told:
+            self._closing.set()
 
     @property
     def local(self) -> PeerAddress:
@@ -207,57 +238,60 @@ class Connection(Reader, ByteStream):
     @property
     def credentials(self) -> Credentials | None:
         """The process at the other end of a Unix socket; `None` elsewhere."""
-        sock = self._protocol.transport.get_extra_info("socket")
-        if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
-            return None
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return Credentials(*struct.unpack("3i", raw))
+        return credentials(self._protocol.transport.get_extra_info("socket"))
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """Anyio's typed attributes: `connection.extra(SocketAttribute.remote_address)`."""
-        sock = self._protocol.transport.get_extra_info("socket")
-        attributes: dict[Any, Callable[[], Any]] = {
-            SocketAttribute.family: lambda: socket.AddressFamily(sock.family),
-            SocketAttribute.local_address: lambda: self.local,
-            SocketAttribute.raw_socket: lambda: sock,
-            SocketAttribute.remote_address: lambda: self.peer,
-        }
-        if not isinstance(self.peer, str):
-            attributes[SocketAttribute.local_port] = lambda: self.local[1]
-            attributes[SocketAttribute.remote_port] = lambda: self.peer[1]
-        tls = self.tls
-        if tls is not None:
-            attributes |= _tls_attributes(tls)
+        attributes = socket_attributes(
+            self._protocol.transport.get_extra_info("socket"), self.local, self.peer
+        )
+        if self.tls is not None:
+            attributes |= tls_attributes(self.tls)
+            attributes[TLSAttribute.standard_compatible] = lambda: self.standard_compatible
         return attributes
+
+    async def _wait_for_the_reason(self) -> None:
+        """Wait for what the transport will say when it has failed: why."""
+        protocol = self._protocol
+        known = self._closed or protocol.lost or protocol.error is not None
+        if not known and protocol.transport.is_closing():
+            await protocol.drained()
 
     def _why_not_send(self) -> Exception:
         """Tell why nothing can be sent."""
         protocol = self._protocol
         if self._closed or protocol.lost or protocol.transport.is_closing():
             return self._why_not()
+        if self._muted:
+            return ConnectionClosed(MUTED)
         return ConnectionClosed("send_eof() was called, or start_tls() is at work")
+
+    def mute(self) -> None:
+        """Let nothing be sent any more: it might confirm a message that has not come."""
+        self._muted = True
+        self._protocol.sendable = False
 
     def _end(self) -> None:
         """End it on this side: nothing is left to read, nothing more is sent, nobody waits."""
-        self._closed = True
         protocol = self._protocol
+        if not self._closed:
+            self._closed = True
+            self.closed_by_handler = asyncio.current_task() is protocol.task
         protocol.sendable = False
         protocol.ended = True
         protocol.buffer.take(protocol.buffer.size)
         protocol.wake()
 
 
-def _tls_attributes(tls: ssl.SSLObject) -> dict[Any, Callable[[], Any]]:
-    return {
-        TLSAttribute.alpn_protocol: tls.selected_alpn_protocol,
-        TLSAttribute.channel_binding_tls_unique: tls.get_channel_binding,
-        TLSAttribute.cipher: tls.cipher,
-        TLSAttribute.peer_certificate: lambda: tls.getpeercert(binary_form=False),
-        TLSAttribute.peer_certificate_binary: lambda: tls.getpeercert(binary_form=True),
-        TLSAttribute.server_side: lambda: True,
-        TLSAttribute.shared_ciphers: tls.shared_ciphers,
-        TLSAttribute.ssl_object: lambda: tls,
-        TLSAttribute.standard_compatible: lambda: False,
-        TLSAttribute.tls_version: tls.version,
-    }
+def _plain(item: object) -> bytes | memoryview:
+    """Return what `len()` counts the bytes of, or say what should have been sent."""
+    if isinstance(item, str):
+        raise TypeError("send() takes bytes, and this is text: write text.encode()")
+    try:
+        view = memoryview(item)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"send() takes bytes, a bytearray or a memoryview, and not {type(item).__name__!r}"
+        ) from None
+    return view.cast("B") if view.c_contiguous else view.tobytes()

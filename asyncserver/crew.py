@@ -4,19 +4,23 @@ It starts them, gives back what they held when they end, looks at their deadline
 """
 
 import asyncio
+import math
 import socket
-from collections.abc import Callable, Iterator
-from contextvars import copy_context
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, Final
 
 from asyncserver import events
 from asyncserver.address import PeerAddress
-from asyncserver.drain import Drain
+from asyncserver.drain import Drain, once_read
 from asyncserver.gate import Gate
 from asyncserver.packets import EAGERLY, Packets, retrieve
 from asyncserver.session import Session, Terms
 
 __all__ = ("Crew",)
+
+# Those whose handlers this context belongs to. A task that a handler starts inherits it.
+_crews: Final[ContextVar[tuple["Crew", ...]]] = ContextVar("asyncserver_crews", default=())
 
 
 class Crew:
@@ -37,39 +41,57 @@ class Crew:
         self._gate = gate
         self._left = left
         self._sessions: dict[asyncio.Task[None], Session] = {}
-        self.packets = Packets(terms)
         self._watch: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # of what is done when a session has ended
+        self._handlers_context = self._make_context()
         self._on_end = self._forget  # one bound method for all, since each session's task holds it
-        self._starting = False  # a task runs that is in neither of them yet
-
-    def __contains__(self, task: object) -> bool:
-        return self._starting or task in self._sessions or task in self.packets
+        self._going_home = False
+        self._spared: dict[
+            Session, asyncio.TimerHandle | None
+        ] = {}  # to be told when they are old enough
+        self.packets = Packets(terms, self._handlers_context)
 
     def __iter__(self) -> Iterator[Session]:
         """Iterate over the sessions of now."""
         return iter(list(self._sessions.values()))
 
+    @property
+    def calls(self) -> bool:
+        """Whether a handler is calling, or a task that it has started."""
+        return self in _crews.get()
+
+    def _make_context(self) -> Context:
+        context = copy_context()
+        context.run(_crews.set, (*_crews.get(), self))
+        return context
+
     # -- connections ---------------------------------------------------------------------------
 
     def take(self, sock: socket.socket, peer: PeerAddress) -> None:
         """Start the session of an admitted connection."""
-        session = Session(sock, peer, self._terms)
+        session = Session(sock, peer, self._terms, self._handlers_context.copy())
         self._terms.observers.emit(events.Opened(peer))
-        self._starting = True
-        try:
-            task = asyncio.Task(session.run(), loop=self._loop, context=session.context, **EAGERLY)
-        finally:
-            self._starting = False
+        if self._loop.get_task_factory() is None:
+            task = asyncio.Task(
+                session.coroutine(), loop=self._loop, context=session.context, **EAGERLY
+            )
+        else:  # a tracer's, perhaps
+            task = self._loop.create_task(session.coroutine(), context=session.context)
         self._sessions[task] = session
         task.add_done_callback(self._on_end, context=self._context)
+        if self._going_home:
+            self._tell(session)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         """Give back what a session held. The one place where a slot is released."""
         session = self._sessions.pop(task, None)
         if session is None:
             return  # given up before
+        if self._spared:
+            timer = self._spared.pop(session, None)
+            if timer is not None:
+                timer.cancel()
         received, sent = session.release()
         self._gate.leave(session.host)
         self._left()
@@ -80,9 +102,11 @@ class Crew:
 
     def watch(self) -> None:
         """End whoever is over a deadline, now and from now on."""
-        loop = asyncio.get_running_loop()
-        self._watch = loop.call_later(self._terms.timeouts.tick, self.watch)
-        now = loop.time()
+        self._watch = self._loop.call_later(self._terms.timeouts.tick, self.watch)
+        once_read(self._loop, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
         for task, session in self._sessions.items():
             deadline = session.overdue(now)
             if deadline is not None:
@@ -92,15 +116,44 @@ class Crew:
 
     # -- the end -------------------------------------------------------------------------------
 
-    async def go_home(self, drain: Drain) -> events.Drained:
+    async def go_home(
+        self, drain: Drain, last_guests: Callable[[], Awaitable[None]]
+    ) -> events.Drained:
         """Tell everybody that the server is closing, and see them out."""
+        self._going_home = True
         for session in self:
-            session.ask_to_finish()
+            self._tell(session)
         self.packets.dismiss()
-        drained = await drain.run([*self._sessions, *self.packets.waiting], self._give_up)
+        drained = await drain.run(last_guests, self._tasks, self._tell_the_spared, self._give_up)
         if self._watch is not None:
             self._watch.cancel()
         return drained
+
+    def _tasks(self) -> Collection[asyncio.Task[Any]]:
+        return [*self._sessions, *self.packets.waiting]
+
+    def _tell(self, session: Session) -> None:
+        """Ask a session to finish; one that has just connected has some time for its first words."""
+        first = self._terms.timeouts.first
+        due = math.inf if first is None else session.opened + first
+        spared = self._loop.time() < due
+        if spared:
+            self._spared[session] = (
+                None
+                if first is None
+                else self._loop.call_at(due, once_read, self._loop, self._tell_at_last, session)
+            )
+        session.ask_to_finish(spared=spared)
+
+    def _tell_at_last(self, session: Session) -> None:
+        if self._spared.pop(session, None) is not None:
+            session.ask_to_finish(spared=False)
+
+    def _tell_the_spared(self) -> None:
+        for session, timer in list(self._spared.items()):
+            if timer is not None:
+                timer.cancel()
+            self._tell_at_last(session)
 
     def _give_up(self, task: asyncio.Task[Any]) -> None:
         """Close the connection of a handler that would not be cancelled."""

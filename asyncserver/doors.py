@@ -1,16 +1,18 @@
 """The ways in: bound sockets, and what reads from each of them.
 
 They close in two steps, since datagram handlers reply through the socket that their datagram came
-from.
+from. And a client whom the kernel has let in is a guest: when a listener closes, whoever still waits
+in its queue would be reset, so a listener that is ours alone is emptied first.
 """
 
 import asyncio
 import functools
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from asyncserver.acceptor import Acceptor
+from asyncserver.acceptor import BACK_OFF, BATCH, PEER_ERRORS, Acceptor
 from asyncserver.address import Address, PeerAddress, peer_address
 from asyncserver.adopted import adopt_all
 from asyncserver.crew import Crew
@@ -21,6 +23,17 @@ from asyncserver.listeners import Listener, accept_plain, listen, resolve
 from asyncserver.session import Terms
 
 __all__ = ("Doors",)
+
+Accept = Callable[[], tuple[socket.socket, Any]]
+
+
+class Door(NamedTuple):
+    """A listening socket for connections."""
+
+    acceptor: Acceptor
+    listener: Listener
+    accept: Accept
+    shared: bool  # others may accept from it, too
 
 
 class Doors:
@@ -35,8 +48,13 @@ class Doors:
     def __init__(self, terms: Terms, gate: Gate) -> None:
         self._terms = terms
         self._gate = gate
-        self._acceptors: list[Acceptor] = []
+        self._doors: list[Door] = []
         self._transports: list[asyncio.DatagramTransport] = []
+        self._guests: deque[tuple[socket.socket, Any]] = (
+            deque()
+        )  # accepted at the end; not let in yet
+        self._not_emptied: list[Door] = []
+        self._left = asyncio.Event()
         self.listeners: list[Listener] = []
         self.endpoints: list[DatagramEndpoint] = []
 
@@ -63,28 +81,33 @@ class Doors:
                 self.listeners += listen(
                     address, hosts, backlog=backlog, mode=mode, reuse_port=reuse_port
                 )
+        streams = sum(listener.address.is_stream for listener in self.listeners)
         for listener in self.listeners:
-            await self._serve(listener, crew)
+            if listener.address.is_stream:
+                shared = any(listener.socket is address for address in addresses)
+                self._accept_from(listener, crew, shared=shared, batch=max(1, BATCH // streams))
+            else:
+                await self._receive_from(listener, crew)
 
-    async def _serve(self, listener: Listener, crew: Crew) -> None:
+    def _accept_from(self, listener: Listener, crew: Crew, *, shared: bool, batch: int) -> None:
         terms = self._terms
-        if listener.address.is_stream:
-            acceptor = Acceptor(
-                asyncio.get_running_loop(),
-                listener.socket.fileno(),
-                functools.partial(
-                    self._admit,
-                    listener.socket.accept
-                    if terms.service.blocking
-                    else accept_plain(listener.socket),
-                    crew.take,
-                ),
-                self._gate if terms.limits.overflow == "backlog" else None,
-                terms.observers,
-            )
-            self._acceptors.append(acceptor)
-            acceptor.resume()
-        elif terms.service.datagram_factory is not None:
+        accept: Accept = (
+            listener.socket.accept if terms.service.blocking else accept_plain(listener.socket)
+        )
+        acceptor = Acceptor(
+            asyncio.get_running_loop(),
+            listener.socket.fileno(),
+            functools.partial(self._accept_one, accept, crew.take),
+            self._gate if terms.limits.overflow == "backlog" else None,
+            terms.observers,
+            batch=batch,
+        )
+        self._doors.append(Door(acceptor, listener, accept, shared))
+        acceptor.resume()
+
+    async def _receive_from(self, listener: Listener, crew: Crew) -> None:
+        terms = self._terms
+        if terms.service.datagram_factory is not None:
             transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
                 terms.service.datagram_factory, sock=listener.socket
             )
@@ -100,13 +123,15 @@ class Doors:
             self.endpoints.append(endpoint)
             endpoint.start()
 
-    def _admit(
-        self,
-        accept: Callable[[], tuple[socket.socket, Any]],
-        take: Callable[[socket.socket, PeerAddress], object],
+    def _accept_one(
+        self, accept: Accept, take: Callable[[socket.socket, PeerAddress], object]
     ) -> None:
-        """Accept one connection, and close it if it is above a limit."""
-        sock, raw = accept()
+        self._admit(*accept(), take)
+
+    def _admit(
+        self, sock: socket.socket, raw: Any, take: Callable[[socket.socket, PeerAddress], object]
+    ) -> None:
+        """Let one connection in, or close it if it is above a limit."""
         peer = peer_address(raw)
         limit = self._gate.enter("" if isinstance(peer, str) else peer[0])
         if limit is None:
@@ -117,23 +142,69 @@ class Doors:
 
     def resume(self) -> None:
         """Accept again where it had paused: somebody has left."""
-        for acceptor in self._acceptors:
-            acceptor.resume()
+        self._left.set()
+        for door in self._doors:
+            door.acceptor.resume()
 
-    def stop(self) -> None:
-        """Refuse new clients from now on. Datagram sockets stay open for replies."""
-        for acceptor in self._acceptors:
-            acceptor.close()
+    # -- the end -------------------------------------------------------------------------------
+
+    def stop(self, *, empty: bool) -> None:
+        """Refuse new clients from now on. Datagram sockets stay open for replies.
+
+        If `empty`, those who wait already are guests, whom `last_guests` lets in.
+        """
         for endpoint in self.endpoints:
             endpoint.stop()
+        for door in self._doors:
+            door.acceptor.close()
+            if empty and not door.shared and not self._empty(door):
+                self._not_emptied.append(door)
+        still_open = [door.listener for door in self._not_emptied]
         for listener in self.listeners:
-            if listener.address.is_stream:
+            if listener.address.is_stream and listener not in still_open:
                 listener.close()
 
+    def _empty(self, door: Door) -> bool:
+        """Accept until nobody waits; `False` if the system is out of what that takes."""
+        while True:
+            try:
+                self._guests.append(door.accept())
+            except (BlockingIOError, InterruptedError):
+                return True
+            except OSError as exc:
+                if exc.errno not in PEER_ERRORS:
+                    return False
+
+    async def last_guests(self, crew: Crew) -> None:
+        """Let in whom `stop` has found waiting, as soon as there is room."""
+        while self._guests or self._not_emptied:
+            self._left.clear()
+            for _ in range(min(BATCH, len(self._guests))):
+                while self._gate.full and self._terms.limits.overflow == "backlog":
+                    await self._left.wait()
+                self._admit(*self._guests.popleft(), crew.take)
+            await asyncio.sleep(0)
+            if self._not_emptied and not self._guests:
+                await self._try_again()
+
+    async def _try_again(self) -> None:
+        for door in list(self._not_emptied):
+            if self._empty(door):
+                self._not_emptied.remove(door)
+                door.listener.close()
+        if self._not_emptied:
+            await asyncio.sleep(BACK_OFF)
+
     def close(self) -> None:
-        """Close the datagram sockets too."""
+        """Close the datagram sockets too, and what is left of the guests."""
         for transport in self._transports:
             transport.abort()
+        for door in self._not_emptied:
+            door.listener.close()
+        for sock, raw in self._guests:
+            sock.close()
+            self._terms.observers.emit(Refused(peer_address(raw), "connections"))
+        self._guests.clear()
         for listener in self.listeners:
             if not listener.address.is_stream:
                 listener.close()

@@ -1,22 +1,29 @@
 """Driving a handler straight from the bytes that it waits for, while its real task is parked.
 
 A task is woken by a future, a callback and another turn of the loop, which costs as much as all else
-that is done for a small request. A driver spares it that: the task awaits the driver, the driver
-runs the handler, and a handler that waits for bytes goes on inside `data_received` itself. It runs
-as its task all the same: `current_task()`, context variables, timeouts and cancellation are the
-task's. Whatever else the handler awaits, the task awaits.
+that is done for a small request. A driver spares it that: it is the coroutine that the task steps, it
+runs the real one, and when that waits for bytes it goes on inside `data_received` itself. It runs as
+its task all the same: `current_task()`, context variables, timeouts and cancellation are the task's.
+Whatever else the handler awaits, the task awaits.
 """
 
 import asyncio
-from asyncio import _enter_task, _leave_task
+import os
+from asyncio import _enter_task, _leave_task, current_task
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final, Self
 
-__all__ = ("Driver", "park")
+__all__ = ("Driver", "park", "turn")
 
 PARKED: Final = object()  # what a coroutine yields when it waits for its driver
 NOTHING: Final = object()
+
+# What repr(task), task.get_stack(), debuggers and tracers ask the coroutine of a task for.
+SEEN: Final = frozenset({
+    "__name__", "__qualname__", "cr_await", "cr_code", "cr_frame", "cr_origin", "cr_suspended",
+})  # fmt: skip
+PACKAGE: Final = os.path.dirname(__file__) + os.sep
 
 
 class _Park:
@@ -26,20 +33,30 @@ class _Park:
     __await__ = (PARKED,).__iter__  # runs no Python code
 
 
-# To be awaited by the coroutine that is driven, in its own task.
+class _Turn:
+    """Yields `None`, which every task takes for "go on in the next turn of the loop"."""
+
+    __slots__ = ()
+    __await__ = (None,).__iter__
+
+
+# To be awaited by the coroutine that is driven, in its own task: until `go_on()`.
 park: Final[Awaitable[None]] = _Park()  # type: ignore[assignment] # an iterator is all it takes
+# To be awaited in any task: lets the others on the loop have their turn.
+turn: Final[Awaitable[None]] = _Turn()  # type: ignore[assignment] # likewise
 
 
-class Driver(Coroutine[object, None, object]):
-    """Runs one coroutine in the task that runs or awaits the driver.
+class Driver(Coroutine[Any, Any, Any]):
+    """Runs one coroutine in the task that is made of the driver.
 
-    It is all that an idle connection holds for this: what that task steps, a coroutine without a
-    frame; and while the coroutine is parked, what the task waits for, a future that can be waited
-    for again and again ("future-like" in asyncio's words: it has `_asyncio_future_blocking`).
+    It is all that an idle connection holds for this: what that task steps; and while the coroutine is
+    parked, what the task waits for, a future that can be waited for again and again ("future-like"
+    in asyncio's words: it has `_asyncio_future_blocking`). Who looks at the task sees the coroutine:
+    the driver has its name, its code and its frame.
 
     Attributes:
         loop: the loop of that task.
-        task: the task; it is the current one, or not made yet, when `drive` is called.
+        task: the task, once it has begun.
         wakeup: of the task, while it waits for the driver.
         stepping: the coroutine runs now; if it awaits `park`, it waits for `go_on()`.
 
@@ -60,11 +77,14 @@ class Driver(Coroutine[object, None, object]):
         self._next: object = NOTHING  # what the task shall await, or an exception that it shall get
 
     def drive(self, coroutine: Coroutine[Any, Any, object], context: Context) -> Self:
-        """Return what to await to run `coroutine`; `context` is that of the task."""
+        """Return what to make a task of, in `context`, to run `coroutine`."""
         self._coroutine = coroutine
         self._context = context
-        self.task = asyncio.current_task()  # type: ignore[assignment]
         return self
+
+    def let_go(self) -> None:
+        """Forget the task, which holds the driver; to be called when the coroutine ends."""
+        self.task = None  # type: ignore[assignment] # likewise
 
     def after_step(self) -> None:
         """Do what is to be done whenever the coroutine has run for a while."""
@@ -91,19 +111,19 @@ class Driver(Coroutine[object, None, object]):
         try:
             waiter = self._context.run(self._coroutine.send, None)
         except BaseException as exc:  # ends in the task, where somebody looks at it
-            self._next, waiter = exc, NOTHING  # and not in this frame, which it holds
+            self._next, waiter = exc, None  # and not in this frame, which it holds
         finally:
             self.stepping = False
             _leave_task(loop, task)
             self.after_step()
         if waiter is not PARKED:
-            if waiter is not NOTHING:
+            if waiter is not None:  # else it wants a turn, which is what the task gets anyway
                 self._next = waiter
             self.wake_task()
 
     # -- what the task steps ----------------------------------------------------------------------
 
-    def __await__(self) -> Self:  # type: ignore[override] # likewise
+    def __await__(self) -> Self:
         return self
 
     def __next__(self) -> object:
@@ -130,8 +150,9 @@ class Driver(Coroutine[object, None, object]):
         if waiter is not NOTHING:
             if error is None:
                 return waiter
-            if isinstance(waiter, asyncio.Future) and waiter.cancel(*error.args[:1]):
+            if asyncio.isfuture(waiter) and waiter.cancel(*error.args[:1]):
                 return waiter  # the error comes back from what was cancelled, as in any task
+        self.task = current_task()  # type: ignore[assignment] # it is what steps us
         self.stepping = True
         try:
             waiter = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
@@ -143,13 +164,27 @@ class Driver(Coroutine[object, None, object]):
         self._asyncio_future_blocking = True  # as `await` would set it
         return self
 
-    # -- what the task waits for ------------------------------------------------------------------
+    # -- what the task waits for: a future that is never done, but wakes whoever waits ------------
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self.loop
 
     def add_done_callback(self, wakeup: Callable[..., object], *, context: Context) -> None:  # noqa: ARG002
         self.wakeup = wakeup
+
+    def remove_done_callback(self, wakeup: Callable[..., object]) -> int:
+        if self.wakeup != wakeup:
+            return 0
+        self.wakeup = None
+        return 1
+
+    def done(self) -> bool:
+        """Whether the task is about to go on."""
+        return self.wakeup is None
+
+    def cancelled(self) -> bool:
+        """Whether the task is about to be told that it was cancelled."""
+        return self._cancelled is not None
 
     def cancel(self, msg: object = None) -> bool:
         if self.wakeup is None:
@@ -159,12 +194,38 @@ class Driver(Coroutine[object, None, object]):
         return True
 
     def result(self) -> None:
-        if self._cancelled is not None:
-            error, self._cancelled = self._cancelled, None
+        error = self.exception()
+        if error is not None:
             raise error
+
+    def exception(self) -> BaseException | None:
+        error, self._cancelled = self._cancelled, None
+        return error
 
     def wake_task(self) -> None:
         """Let the task go on in a turn of its own, if it waits."""
         wakeup, self.wakeup = self.wakeup, None
         if wakeup is not None:
             self.loop.call_soon(wakeup, self, context=self._context)
+
+    # -- what is seen of the task: the coroutine that is driven -----------------------------------
+
+    @property
+    def cr_running(self) -> bool:
+        return self.stepping
+
+    def __getattr__(self, name: str) -> Any:
+        # Not properties, since a class cannot have one that is called `__qualname__`.
+        if name in SEEN:
+            return getattr(_users_own(self._coroutine), name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def _users_own(coroutine: Any) -> Any:
+    """Return the outermost coroutine that is not of this package, if there is one."""
+    found = coroutine
+    while found.cr_code.co_filename.startswith(PACKAGE):
+        found = found.cr_await
+        if not hasattr(found, "cr_code"):
+            return coroutine
+    return found

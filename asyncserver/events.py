@@ -78,7 +78,7 @@ class Disconnected(NamedTuple):
     """The peer went away, or broke the rules, in the middle of a handler."""
 
     peer: Peer
-    error: Exception
+    error: BaseException  # a group of them, perhaps
 
 
 class Expired(NamedTuple):

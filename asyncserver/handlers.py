@@ -16,8 +16,8 @@ from asyncserver.address import Address, PeerAddress
 from asyncserver.connection import Connection
 from asyncserver.datagram import Datagram
 from asyncserver.errors import HandlerError
+from asyncserver.foreign import AnyProtocol
 from asyncserver.limits import Limits
-from asyncserver.protocol import AnyProtocol
 
 if TYPE_CHECKING:  # handlers are below the server, which only passes through them
     from asyncserver.server import Server

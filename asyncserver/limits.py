@@ -82,8 +82,8 @@ class Timeouts:
             shaking hands, has for its first bytes before it counts as idle. Never longer than the
             grace.
         cleanup: how long handlers that were cancelled at the end of the grace have to clean up
-            before they are aborted; where there are more than a thousand of them a millisecond each,
-            but at most four times as long.
+            before they are aborted; where there are many, a millisecond for each of them if that is
+            more, but at most ten times as long. `close(grace)` takes no longer than both together.
 
     Raises:
         SettingError: a value is out of range.
@@ -96,7 +96,7 @@ class Timeouts:
     write: float | None = 30.0
     lifetime: float | None = 86_400.0
     first: float | None = 5.0
-    cleanup: float | None = 1.0
+    cleanup: float | None = 0.45
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -7,7 +7,7 @@ callback. Its name stays, and what somebody keeps for it in a dictionary of his 
 
 import asyncio
 import sys
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import Any, Final
 
 from asyncserver import events
@@ -29,8 +29,9 @@ class Packets:
 
     """
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: Terms, context: Context) -> None:
         self._terms = terms
+        self._context = context
         self._limit = terms.limits.datagrams
         self._loop = asyncio.get_running_loop()
         self._idle: Driver | None = None  # its task waits for the next datagram
@@ -75,7 +76,7 @@ class Packets:
             self._idle = None
 
     def _start(self, datagram: Datagram | None = None) -> Driver:
-        context = copy_context()
+        context = self._context.copy()
         driver = Driver(self._loop)
         driver.drive(self._work(driver, context, datagram), context)
         driver.task = asyncio.Task(driver, loop=self._loop, context=context, **EAGERLY)

@@ -14,7 +14,8 @@ from anyio.abc import TaskStatus
 
 from asyncserver.errors import ServerStateError, SettingError
 from asyncserver.handlers import Handler
-from asyncserver.server import DEFAULT_GRACE, Options, Server
+from asyncserver.options import Options
+from asyncserver.server import DEFAULT_GRACE, Server
 from asyncserver.settings import check_grace
 
 __all__ = ("hold_standard_descriptors", "loop_factory", "run", "serve")

@@ -5,55 +5,37 @@ and how one connection lives, in `session`.
 """
 
 import asyncio
+import functools
 import socket
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self, TypedDict
+from typing import Final, Self
 
 import anyio
 
 from asyncserver import events
 from asyncserver.address import Address
-from asyncserver.certificate import check_certificate
 from asyncserver.closing import Closing
 from asyncserver.connection import Connection
 from asyncserver.crew import Crew
 from asyncserver.doors import Doors
-from asyncserver.drain import Drain
+from asyncserver.drain import Drain, read
 from asyncserver.errors import ServerStateError, SettingError
 from asyncserver.gate import Gate
 from asyncserver.handlers import Handler
 from asyncserver.kinds import adapt
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.logs import Log
+from asyncserver.options import check_addresses, check_options
 from asyncserver.session import Terms
-from asyncserver.settings import (
-    check_files,
-    check_flag,
-    check_grace,
-    check_kind,
-    check_mode,
-    check_observers,
-    known_words_only,
-)
+from asyncserver.settings import check_grace, check_observers, known_words_only
 from asyncserver.states import ServerState, advance
 from asyncserver.stats import Stats, Tally
-from asyncserver.tls import TLSSource, server_context
+from asyncserver.tls import TLSSource
 
-__all__ = ("DEFAULT_GRACE", "Options", "Server")
+__all__ = ("DEFAULT_GRACE", "Server")
 
 DEFAULT_GRACE: Final = 30.0  # seconds, as Kubernetes grants a pod
-
-
-class Options(TypedDict, total=False):
-    """The settings of a `Server`, which `serve` and `run` take too."""
-
-    tls: TLSSource | None
-    limits: Limits
-    timeouts: Timeouts
-    mode: int | None
-    reuse_port: bool
-    observers: Sequence[events.Observer]
 
 
 class Server:
@@ -94,22 +76,10 @@ class Server:
         reuse_port: bool = False,
         observers: Sequence[events.Observer] = (),
     ) -> None:
-        if not addresses:
-            raise SettingError(
-                "no address to serve: give at least one behind the handler, like tcp://127.0.0.1:9999"
-            )
-        self._addresses = [
-            each if isinstance(each, socket.socket) else Address(each) for each in addresses
-        ]
-        check_kind("limits", limits, Limits)
-        check_kind("timeouts", timeouts, Timeouts)
-        check_mode(mode)
-        check_flag("reuse_port", reuse_port)
-        observers = check_observers(observers)
-        check_files(tls)
-        context = None if tls is None else server_context(tls)
-        if context is not None:
-            check_certificate(context)
+        self._addresses = check_addresses(addresses)
+        context = check_options(
+            tls=tls, limits=limits, timeouts=timeouts, mode=mode, reuse_port=reuse_port
+        )
         self._mode = mode
         self._reuse_port = reuse_port
         self._tally = Tally()
@@ -120,8 +90,7 @@ class Server:
             tls=context,
             limits=limits,
             timeouts=timeouts,
-            observers=events.Observers((self._tally, Log(), *observers)),
-            closing=Closing(),
+            observers=events.Observers((self._tally, Log(), *check_observers(observers))),
         )
         self._handler_name = getattr(handler, "__qualname__", None) or repr(handler)
         for address in self._addresses:
@@ -129,12 +98,14 @@ class Server:
                 self._check(address)
         # while it serves
         self._state = ServerState.NEW
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._gate = Gate(limits)
         self._doors = Doors(self._terms, self._gate)
-        self._crew = Crew(self._terms, self._gate, self._doors.resume)
+        self._crew: Crew | None = None
         # when it closes
         self._drain: Drain | None = None
         self._closer: asyncio.Task[None] | None = None
+        self._closing = Closing()
         self._closed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -155,13 +126,13 @@ class Server:
 
     @property
     def closing(self) -> Closing:
-        """Set when it begins to drain; the same as `connection.closing`."""
-        return self._terms.closing
+        """Set when it begins to drain."""
+        return self._closing
 
     @property
     def connections(self) -> Iterator[Connection]:
         """The connections that handlers hold now; iterate over them even while they come and go."""
-        return (each.connection for each in self._crew if each.connection is not None)
+        return (each.connection for each in self._crew or () if each.connection is not None)
 
     @property
     def stats(self) -> Stats:
@@ -195,38 +166,46 @@ class Server:
             ServerStateError: it was started before, or closed meanwhile.
 
         """
-        if self._state is not ServerState.NEW or self._doors.listeners:
+        if self._state is not ServerState.NEW or self._crew is not None:
             raise ServerStateError(f"this server is {self._state.value}: it starts only once")
+        self._loop = asyncio.get_running_loop()
+        self._crew = crew = Crew(self._terms, self._gate, self._doors.resume)
         try:
             await self._doors.open(
                 self._addresses,
-                self._crew,
+                crew,
                 mode=self._mode,
                 reuse_port=self._reuse_port,
                 check=self._check,
             )
             self._state = advance(self._state, ServerState.SERVING)  # unless closed meanwhile
         except BaseException:
-            self._doors.stop()
+            self._doors.stop(empty=False)
             self._doors.close()
             self.begin_close(0)
             raise
         for address in self.addresses:
             self._emit(events.Bound(address))
-        self._crew.watch()
+        crew.watch()
 
     async def close(self, grace: float | None = DEFAULT_GRACE) -> None:
         """Drain and close; return when no socket and no task is left.
 
-        The listeners close at once. Handlers are told (`closing`), have `grace` seconds to finish
-        (`None`: as long as it takes), are cancelled, and a quarter of a second later what is left
-        is aborted. A second call with less grace shortens the first one's.
+        The listeners close at once, after those who wait there already were let in. Handlers are told
+        (`closing`), have `grace` seconds to finish (`None`: as long as it takes), are cancelled, have
+        `Timeouts.cleanup` to clean up, and what is left then is aborted. A second call with less
+        grace shortens the first one's.
 
-        Called from inside a handler, it returns when the drain has begun: the handler itself is
-        what it would be waiting for.
+        Called from inside a handler, or a task that one has started, it returns when the drain has
+        begun: the handler itself is what it would be waiting for.
+
+        Raises:
+            SettingError: `grace` is no number of seconds; nothing has changed.
+            ServerStateError: the server runs on another event loop; likewise.
+
         """
         self.begin_close(grace)
-        if asyncio.current_task() not in self._crew:
+        if self._crew is None or not self._crew.calls:
             await self._closed.wait()
 
     def abort(self) -> None:
@@ -257,25 +236,40 @@ class Server:
     # -- drain and close -----------------------------------------------------------------------
 
     def begin_close(self, grace: float | None) -> None:
-        """Begin what `close` does, and do not wait for it: for signals and other callbacks."""
+        """Begin what `close` does, and do not wait for it: for signals and other callbacks.
+
+        Raises:
+            SettingError, ServerStateError: as in `close`.
+
+        """
         check_grace(grace)
         if self._state is ServerState.NEW:
             self._state = advance(self._state, ServerState.CLOSED)
             self._close_adopted()
             self._closed.set()
         elif self._state is ServerState.SERVING:
-            self._state = advance(self._state, ServerState.DRAINING)
-            self._doors.stop()
-            self._emit(events.Draining(self._gate.inside, grace))
-            self._terms.closing.set()
-            self._drain = Drain()
-            self._drain.shorten(grace)
-            self._closer = asyncio.get_running_loop().create_task(self._finish(self._drain))
+            self._begin_to_drain(grace)
         elif self._drain is not None:
             self._drain.shorten(grace)
 
-    async def _finish(self, drain: Drain) -> None:
-        drained = await self._crew.go_home(drain)
+    def _begin_to_drain(self, grace: float | None) -> None:
+        loop, crew = asyncio.get_running_loop(), self._crew
+        if loop is not self._loop or crew is None:
+            raise ServerStateError(
+                "this server runs on another event loop: write"
+                " loop.call_soon_threadsafe(server.begin_close, grace), with that loop"
+            )
+        self._state = advance(self._state, ServerState.DRAINING)
+        self._drain = Drain(self._terms.timeouts.cleanup)
+        self._drain.shorten(grace)
+        self._doors.stop(empty=grace != 0)
+        self._emit(events.Draining(self._gate.inside, grace))
+        self._closing.set()
+        self._closer = loop.create_task(self._finish(loop, crew, self._drain))
+
+    async def _finish(self, loop: asyncio.AbstractEventLoop, crew: Crew, drain: Drain) -> None:
+        await read(loop)  # what has come in time is served, and not cut off
+        drained = await crew.go_home(drain, functools.partial(self._doors.last_guests, crew))
         self._doors.close()
         await asyncio.sleep(0)  # transports that were aborted close their sockets now
         self._state = advance(self._state, ServerState.CLOSED)

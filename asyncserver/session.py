@@ -1,37 +1,39 @@
 """The life of one connection: open, shake hands, handle, finish.
 
 A session runs in a task of its own, which the server owns. Whatever happens in it ends here, as an
-event; only `BaseException` goes further.
+event; only what ends the whole program goes further, and the task's own cancellation.
 """
 
 import asyncio
 import contextlib
-import contextvars
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 
 from asyncserver import events
 from asyncserver.address import PeerAddress
-from asyncserver.closing import Closing
 from asyncserver.connection import Connection
 from asyncserver.deadlines import overdue
 from asyncserver.errors import (
     AsyncServerError,
     ConnectionBusy,
+    ConnectionClosed,
     DeadlineExceeded,
     HandlerError,
     HandshakeError,
     UpgradeRefusedError,
 )
+from asyncserver.foreign import AnyProtocol, tell_when_lost
 from asyncserver.handlers import Service
 from asyncserver.kinds import is_stream_protocol
 from asyncserver.limits import Limits, Timeouts
-from asyncserver.protocol import AnyProtocol, StreamProtocol, tell_when_lost
+from asyncserver.protocol import SlowStepsProtocol, StreamProtocol
 from asyncserver.tls import TLSTransport, shake_hands
 
 __all__ = ("Session", "Terms")
@@ -46,7 +48,6 @@ class Terms:
     limits: Limits
     timeouts: Timeouts
     observers: events.Observers
-    closing: Closing
 
 
 class Session:
@@ -54,25 +55,31 @@ class Session:
 
     Attributes:
         context: what its task runs in.
+        opened: when it was accepted, in seconds of the loop's clock.
         peer: who is at the other end.
         connection: what the handler holds, once it does; never with a protocol factory.
 
     """
 
     __slots__ = (
-        "_expired", "_handed_over", "_lost", "_opened", "_protocol", "_sock", "_terms", "_transport", "connection", "context", "peer",
+        "_aborted", "_asked", "_expired", "_handed_over", "_lost", "_protocol", "_sock", "_terms", "_transport",
+        "connection", "context", "opened", "peer",
     )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, peer: PeerAddress, terms: Terms) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: PeerAddress, terms: Terms, context: Context
+    ) -> None:
         self._sock = sock
         self._terms = terms
         self._transport: asyncio.Transport | None = None
         self._protocol: AnyProtocol | None = None  # somebody else's
         self._lost: asyncio.Future[None] | None = None
-        self._opened = asyncio.get_running_loop().time()
         self._expired: str | None = None
         self._handed_over = False  # the bare socket, to a thread
-        self.context = contextvars.copy_context()
+        self._aborted = False
+        self._asked: bool | None = None  # to finish, and then whether it is spared
+        self.opened = asyncio.get_running_loop().time()
+        self.context = context
         self.connection: Connection | None = None
         self.peer = peer
 
@@ -81,25 +88,32 @@ class Session:
         """Whom the gate counts this connection for; empty for Unix sockets."""
         return "" if isinstance(self.peer, str) else self.peer[0]
 
-    async def run(self) -> None:
-        """Live. Every end of it leaves the socket closed."""
+    def coroutine(self) -> Coroutine[Any, Any, None]:
+        """Return what its task shall run. Every end of it leaves the socket closed."""
+        if self._terms.service.stream is None:
+            return self._run(None)
+        loop = asyncio.get_running_loop()
+        kind = SlowStepsProtocol if loop.get_debug() else StreamProtocol
+        protocol = kind(loop, self._terms.limits.read_buffer)
+        return protocol.drive(self._run(protocol), self.context)
+
+    async def _run(self, protocol: StreamProtocol | None) -> None:
+        service = self._terms.service
         try:
-            if self._terms.service.stream is not None:
-                connection = await self._open_connection()
+            if protocol is not None and service.stream is not None:
+                connection = await self._open_connection(protocol)
                 try:  # not in a method of its own: each is a frame that an idle connection holds
-                    await connection._protocol.drive(
-                        self._terms.service.stream(connection), self.context
-                    )
-                except Exception as exc:
-                    self._report(exc, ended=connection._protocol.ended)
-                except BaseException:  # cancelled, given up, or the program ends: no waiting
-                    connection.abort()
-                    raise
+                    await service.stream(connection)
+                except BaseException as exc:
+                    if self._ends(exc):  # cancelled, given up, or the program ends: no waiting
+                        connection.abort()
+                        raise
+                    self._report(exc, ended=protocol.ended)
                 connection.close()
-                if connection._protocol.transport.get_write_buffer_size():
+                if protocol.transport.get_write_buffer_size():
                     await connection.aclose()
-            elif self._terms.service.blocking is not None:
-                await self._open_socket(self._terms.service.blocking)
+            elif service.blocking is not None:
+                await self._open_socket(service.blocking)
             else:
                 await self._open_protocol()
         except (HandshakeError, DeadlineExceeded) as exc:
@@ -109,23 +123,31 @@ class Session:
         except Exception as exc:
             self.abort()  # somebody else's protocol did not like its transport
             self._terms.observers.emit(events.Failed(self.peer, exc))
+        finally:
+            if protocol is not None:
+                protocol.let_go()
 
-    def ask_to_finish(self) -> None:
-        """Tell the handler that the server is closing."""
+    def ask_to_finish(self, *, spared: bool) -> None:
+        """Tell the handler that the server is closing; if `spared`, not before its first message."""
+        self._asked = spared
         if self.connection is not None:
-            self.connection._protocol.finish()
-        elif self._handed_over:
-            pass  # a thread cannot be told
-        elif self._protocol is None:
-            self.abort()  # still shaking hands: nobody is served yet
-        else:
-            try:
-                getattr(self._protocol, "closing", _nothing)()
-            except Exception as exc:
-                self._terms.observers.emit(events.Failed(self.peer, exc))
+            self.connection.finish(spared=spared)
+        elif self._protocol is not None:
+            self._tell_protocol()
+        elif self._terms.tls is not None and not spared and not self._handed_over:
+            self.abort()  # still shaking hands; but a thread cannot be told
+
+    def _tell_protocol(self) -> None:
+        if self._asked is not False:
+            return
+        try:
+            getattr(self._protocol, "closing", _nothing)()
+        except Exception as exc:
+            self._terms.observers.emit(events.Failed(self.peer, exc))
 
     def abort(self) -> None:
         """Close at once. The task ends by itself, unless the handler will not have it."""
+        self._aborted = True
         if self.connection is not None:
             self.connection.abort()
         elif self._transport is not None:
@@ -140,7 +162,7 @@ class Session:
         deadline: str | None = None
         if self.connection is not None:
             deadline = overdue(self.connection._protocol, timeouts, now)
-        elif timeouts.lifetime is not None and now - self._opened >= timeouts.lifetime:
+        elif timeouts.lifetime is not None and now - self.opened >= timeouts.lifetime:
             deadline = "lifetime"
         elif (
             self._lost is not None and self._transport is not None and self._transport.is_closing()
@@ -170,18 +192,16 @@ class Session:
 
     # -- opening -------------------------------------------------------------------------------
 
-    async def _open_connection(self) -> Connection:
+    async def _open_connection(self, protocol: StreamProtocol) -> Connection:
         terms = self._terms
-        loop = asyncio.get_running_loop()
-        protocol = StreamProtocol(loop, terms.limits.read_buffer)
         await self._open(protocol)
         if not protocol.transport.is_closing():  # uvloop raises if the peer has gone already
             protocol.transport.set_write_buffer_limits(terms.limits.write_buffer)
-        connection = Connection(protocol, self.peer, terms.closing, terms.limits, terms.timeouts)
-        self.connection = connection
-        protocol.opened = protocol.since = self._opened  # one number for both
-        protocol.finishing = terms.closing.is_set()  # `ask_to_finish` may have come too early
-        return connection
+        self.connection = Connection(protocol, self.peer, terms.limits, terms.timeouts)
+        protocol.opened = protocol.since = self.opened  # one number for both
+        if self._asked is not None:
+            self.connection.finish(spared=self._asked)
+        return self.connection
 
     async def _open(self, protocol: AnyProtocol) -> None:
         """Put `protocol` onto the socket, with TLS between them where that is wanted."""
@@ -194,7 +214,7 @@ class Session:
         try:
             async with asyncio.timeout(seconds):
                 self._transport, _ = await loop.connect_accepted_socket(lambda: layer, self._sock)
-                if self._terms.closing:
+                if self._aborted:
                     self._transport.abort()  # `ask_to_finish` came too early for it
                 await layer.handshake()
         except TimeoutError:
@@ -206,17 +226,28 @@ class Session:
 
     # -- handling ------------------------------------------------------------------------------
 
-    def _report(self, exc: Exception, *, ended: bool) -> None:
+    def _ends(self, exc: BaseException) -> bool:
+        """Whether `exc` is for whoever runs the task, and not the handler's own failure."""
+        if isinstance(exc, asyncio.CancelledError):
+            task = asyncio.current_task()
+            return task is None or task.cancelling() > 0  # else what it awaited was cancelled
+        return _ends_the_program(exc)
+
+    def _report(self, exc: BaseException, *, ended: bool) -> None:
         """Say whose fault it was: the peer's is nothing to shout about."""
         emit = self._terms.observers.emit
         if isinstance(exc, DeadlineExceeded) and exc.deadline != "handshake":
             return  # told when it ran out
         if isinstance(exc, HandshakeError | UpgradeRefusedError | DeadlineExceeded):
             emit(events.HandshakeFailed(self.peer, exc))
-        elif _is_peers_fault(exc, ended=ended):
+        elif _is_peers_fault(exc, ended=ended, own=self._closed_itself()):
             emit(events.Disconnected(self.peer, exc))
         else:
             emit(events.Failed(self.peer, exc))
+
+    def _closed_itself(self) -> bool:
+        """Whether the handler has closed its connection, and nobody else."""
+        return self.connection is not None and self.connection.closed_by_handler
 
     # -- a thread with the bare socket ---------------------------------------------------------
 
@@ -273,6 +304,7 @@ class Session:
         self._lost = asyncio.get_running_loop().create_future()
         await self._open(tell_when_lost(protocol, self._end_protocol))
         self._protocol = protocol
+        self._tell_protocol()
         try:
             await self._lost
         except asyncio.CancelledError:
@@ -300,14 +332,22 @@ STREAM_ENDS = (
 )
 
 
-def _is_peers_fault(exc: Exception, *, ended: bool) -> bool:
-    """Whether the handler only tripped over the end of its connection.
+def _is_peers_fault(exc: BaseException, *, ended: bool, own: bool) -> bool:
+    """Whether the handler only tripped over the end of its connection, which was not its `own` doing.
 
     Our own exceptions can come from nowhere else; those of anyio's wrappers, and builtin ones, may
     be about another stream of the handler's, so they count only if this one is over.
     """
-    if isinstance(exc, ExceptionGroup):
-        return all(_is_peers_fault(each, ended=ended) for each in exc.exceptions)
+    if isinstance(exc, BaseExceptionGroup):
+        return all(_is_peers_fault(each, ended=ended, own=own) for each in exc.exceptions)
+    if isinstance(exc, ConnectionClosed):
+        return not own
     if isinstance(exc, AsyncServerError):
         return not isinstance(exc, OWN_FAULTS)
     return isinstance(exc, STREAM_ENDS) and ended
+
+
+def _ends_the_program(exc: BaseException) -> bool:
+    if isinstance(exc, BaseExceptionGroup):
+        return any(_ends_the_program(each) for each in exc.exceptions)
+    return isinstance(exc, SystemExit | KeyboardInterrupt | GeneratorExit)

@@ -58,7 +58,6 @@ async def test_thousand_wait_in_the_backlog_without_a_descriptor(family, directo
         pytest.skip(f"this machine allows only {hard} descriptors")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
     url = TCP if family == "tcp" else f"unix://{directory}/s"
-    loop = asyncio.get_running_loop()
     async with serving(
         until_eof, url, limits=Limits(connections=2), observers=[recorder]
     ) as server:
@@ -73,10 +72,9 @@ async def test_thousand_wait_in_the_backlog_without_a_descriptor(family, directo
                 assert descriptors() == before + 1000  # the clients' own
                 assert server.stats.accepted == server.stats.active == 2
                 await recorder.wait_for(Saturated)
-                start = loop.time()
                 first[1].write_eof()
                 await recorder.wait_for(Opened, 3)
-                assert loop.time() - start < 0.05
+                assert recorder.of(Exhausted) == []  # whoever left has let it in, and no timer
                 assert server.stats.active == 2
                 assert recorder.of(Refused) == []
                 assert len(recorder.of(Saturated)) == 1  # one an episode

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "asyncserver"
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
     {"errors", "settings", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "rates", "stats"},
-    {"logs", "paths", "listeners", "adopted", "acceptor", "closing", "driver", "protocol", "certificate", "tls"},
-    {"reader", "connection", "datagram", "handlers", "kinds", "drain"},
+    {"logs", "paths", "listeners", "adopted", "acceptor", "attributes", "closing", "driver", "foreign", "protocol", "certificate", "tls"},
+    {"iteration", "reader", "connection", "datagram", "handlers", "kinds", "options", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
     {"cli", "client", "target", "demo", "testing", "__main__"},
@@ -32,6 +32,7 @@ LEVEL = {
     "adopted": {"listeners"},
     "protocol": {"driver"},
     "stats": {"events"},
+    "reader": {"iteration"},
     "connection": {"reader"},
     "handlers": {"connection", "datagram"},
     "kinds": {"connection", "datagram", "handlers"},

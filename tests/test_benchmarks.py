@@ -3,8 +3,15 @@
 How fast anything is stands in no test; what is checked of a real run is that it gives figures.
 """
 
+from pathlib import Path
+
+import pytest
+
+from benchmarks.fairness import Kind, Result
+from benchmarks.fairness import run as run_flood
 from benchmarks.load import churn, closed_loop, datagrams
 from benchmarks.measure import Outcome, measure
+from benchmarks.peers.fair import Order
 from benchmarks.scenarios import NAMES, SCENARIOS, Goal, Pair, Scenario
 
 AT_EASE = {"client_load": 0.5, "server_load": 1.0}
@@ -71,3 +78,45 @@ def test_a_server_that_does_not_start_is_named_and_the_rest_goes_on():
     found = run(closed_loop, "no such work", {"connections": 1, "message": b"x\n"})
     assert "asyncserver failed" in found.error or "Threading failed" in found.error
     assert "no such work" in found.error
+
+
+# -- fairness -------------------------------------------------------------------------------------
+
+
+def result(*, every=(0.001,), late=0.0):
+    return Result(list(every), [0.001], late, 1000.0, 40.0, 0.0)
+
+
+def test_fair_is_who_keeps_neither_the_good_client_nor_the_timer_waiting():
+    assert result().kept
+    assert result(every=[0.001] * 199 + [1.0]).kept  # one in two hundred is beyond the 99th
+    assert not result(every=[0.001] * 97 + [0.06] * 3).kept
+    assert not result(late=0.06).kept
+
+
+@pytest.mark.parametrize(
+    ("server", "over", "shape"),
+    [
+        ("ours", "tcp", "lines"),
+        ("ours", "tls", "sink"),
+        ("ours", "unix", "accept"),
+        ("ours", "udp", "lines"),
+        ("asyncio", "tls", "blocks"),
+        ("anyio", "tcp", "lines"),
+    ],
+)
+def test_a_flood_gives_figures(server, over, shape, directory, tls):
+    both = Path(directory, "both.pem")
+    both.write_bytes(Path(tls.key).read_bytes() + Path(tls.certificate).read_bytes())
+    addresses = Kind(over, shape, 2).addresses
+    order = Order("uvloop", over, shape, addresses, directory, str(both))
+    found = run_flood(server, order, peers=2, seconds=0.1)
+    assert len(found.every) == 10  # whether answered or not
+    assert len(found.new) == 1
+    assert found.memory > 1
+
+
+def test_a_flooded_server_that_does_not_start_is_told(directory):
+    order = Order("uvloop", "tls", "lines", 1, directory, f"{directory}/missing.pem")
+    with pytest.raises(ConnectionError, match="ended"):
+        run_flood("anyio", order, peers=1, seconds=0.1)

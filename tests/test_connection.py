@@ -20,6 +20,7 @@ from asyncserver import (
     IncompleteReadError,
     Limits,
     LineTooLongError,
+    MessageTooLongError,
 )
 from tests.conftest import connect, serving
 
@@ -78,9 +79,10 @@ async def test_read_without_size_goes_to_the_end():
 async def test_read_without_size_has_a_limit():
     async with pair(TCP, limits=Limits(read_all=1000)) as (connection, _, writer):
         writer.write(b"a" * 5000)
-        with pytest.raises(LineTooLongError) as caught:
+        with pytest.raises(MessageTooLongError, match="read_all") as caught:
             await connection.read()
-        assert caught.value.partial == b"a" * 1000
+        assert caught.value.limit == 1000
+        assert await connection.read(10) == b"a" * 10  # nothing of it was taken
 
 
 async def test_iteration_gives_lines_or_chunks(url):

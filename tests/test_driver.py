@@ -9,7 +9,6 @@ import anyio
 import pytest
 
 from asyncserver import DeadlineExceeded, Limits, Timeouts
-from asyncserver.closing import Closing
 from asyncserver.connection import Connection
 from asyncserver.protocol import CORK, StreamProtocol
 
@@ -43,15 +42,11 @@ class Driven:
         self.protocol = StreamProtocol(self.loop, high=2**16)
         self.transport = Transport()
         self.protocol.connection_made(self.transport)
-        self.connection = Connection(
-            self.protocol, ("127.0.0.1", 1), Closing(), Limits(), Timeouts()
-        )
+        self.connection = Connection(self.protocol, ("127.0.0.1", 1), Limits(), Timeouts())
         context = contextvars.copy_context()
 
-        async def run():
-            return await self.protocol.drive(handler(self.connection), context)
-
-        self.task = self.loop.create_task(run(), context=context)
+        driver = self.protocol.drive(handler(self.connection), context)
+        self.task = self.loop.create_task(driver, context=context)
 
     async def feed(self, *data):
         """Let the loop call `data_received`; return what was written in that very call."""

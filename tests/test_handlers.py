@@ -273,7 +273,9 @@ async def test_protocol_is_told_of_the_drain(url):
             self.transport.write(b"bye")
             self.transport.close()
 
-    async with serving(Polite, url) as server, connect(server.addresses[0]) as (reader, _):
+    timeouts = asyncserver.Timeouts(first=0.01)
+    serve = serving(Polite, url, timeouts=timeouts)
+    async with serve as server, connect(server.addresses[0]) as (reader, _):
         assert await reader.readexactly(6) == b"hello "
         await server.close(grace=10)
         assert await reader.read() == b"bye"

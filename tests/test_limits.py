@@ -78,9 +78,13 @@ class Watched:
     reading: bool = False
     moved: int = 0
     unsent: int = 0
+    message: int | None = None
+    begun: int | None = None
+    waited: float = 0.0
+    looked: float = 0.0
 
 
-TIMEOUTS = Timeouts(idle=10, write=5, lifetime=100)
+TIMEOUTS = Timeouts(idle=10, message=20, write=5, lifetime=100)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,34 @@ def test_bytes_start_the_idle_deadline_again():
         assert overdue(watched, TIMEOUTS, float(now)) is None
 
 
+def test_a_message_that_never_ends_is_late_though_bytes_come():
+    watched = Watched(reading=True, message=7)
+    found = []
+    for now in range(23):
+        watched.moved += 1
+        found.append(overdue(watched, TIMEOUTS, float(now)))
+    assert found == 20 * [None] + 3 * ["message"]  # noted at 0, and waited for from then on
+
+
+def test_the_next_message_has_its_own_time():
+    watched = Watched(reading=True, message=0)
+    for now in range(200):
+        watched.moved += 1
+        watched.message = now // 15
+        assert overdue(watched, Timeouts(message=20), float(now)) is None
+
+
+def test_neither_the_handlers_work_nor_a_stall_counts_as_waiting_for_the_rest():
+    watched, timeouts = Watched(reading=True, message=0), Timeouts(message=20, lifetime=None)
+    for now in range(100):
+        watched.moved += 1
+        watched.reading = now % 10 == 0  # it works most of the time
+        assert overdue(watched, timeouts, float(now)) is None
+    watched.reading = True
+    watched.moved += 1
+    assert overdue(watched, timeouts, 1000.0) is None
+
+
 def test_only_what_the_peer_takes_starts_the_write_deadline_again():
     watched = Watched(unsent=100)
     for now in range(4):
@@ -118,8 +150,8 @@ def test_only_what_the_peer_takes_starts_the_write_deadline_again():
 
 
 def test_none_lifts_every_deadline():
-    endless = Timeouts(handshake=None, idle=None, write=None, lifetime=None)
-    for watched in (Watched(reading=True), Watched(unsent=1), Watched()):
+    endless = Timeouts(handshake=None, idle=None, message=None, write=None, lifetime=None)
+    for watched in (Watched(reading=True), Watched(unsent=1), Watched(reading=True, message=0)):
         assert {overdue(watched, endless, now) for now in (0.0, 1e9, 2e9)} == {None}
     assert endless.tick == 1.0
 

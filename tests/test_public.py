@@ -18,7 +18,7 @@ ROOMS = sorted(
 SIGNATURES = {
     "BaseRequestHandler": "(request, client_address, server)",
     "Connection.aclose": "()",
-    "Connection.lines": "()",
+    "Connection.lines": "(*, messages=None)",
     "Connection.read": "(n=-1)",
     "Connection.readexactly": "(n)",
     "Connection.readline": "()",
@@ -44,7 +44,7 @@ SIGNATURES = {
     "Server.wait_closed": "()",
     "Timeouts": (
         "(*, handshake=10.0, idle=300.0, message=120.0, write=30.0, lifetime=86400.0, first=5.0,"
-        " cleanup=1.0)"
+        " cleanup=0.45)"
     ),
     "run": "(handler, *addresses, grace=30.0, loop='auto', **options)",
     "serve": "(handler, *addresses, task_status=TASK_STATUS_IGNORED, **options)",
