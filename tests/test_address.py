@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncserver.address import Address, peer_address
@@ -135,6 +135,7 @@ def test_what_is_no_text_is_told_the_text(thing, advice):
     assert advice in str(caught.value)
 
 
+@settings(deadline=None)  # a loaded machine has its pauses
 @given(st.text(st.characters(exclude_categories=[]), max_size=30))
 def test_any_text_is_an_address_or_an_address_error(text):
     for url in (text, f"tcp://{text}", f"udp://[{text}]:1", f"unix:///{text}", f"unixgram:@{text}"):
@@ -146,6 +147,7 @@ def test_any_text_is_an_address_or_an_address_error(text):
         assert address.isprintable()
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=100))
 def test_every_name_that_a_unix_socket_can_have_is_written_and_read_back(name):
     for raw, path in (
@@ -161,6 +163,7 @@ def test_every_name_that_a_unix_socket_can_have_is_written_and_read_back(name):
         assert address.isprintable()
 
 
+@settings(deadline=None)
 @given(
     st.ip_addresses(v=6),
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=15),
