@@ -28,7 +28,8 @@ from asyncserver.errors import (
     HandshakeError,
 )
 from asyncserver.limits import Limits, Timeouts
-from asyncserver.protocol import COSTLY, StreamProtocol
+from asyncserver.pace import COSTLY
+from asyncserver.protocol import StreamProtocol
 from asyncserver.reader import Reader
 from asyncserver.tls import TLSTransport, server_context
 

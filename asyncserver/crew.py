@@ -14,6 +14,7 @@ from asyncserver import events
 from asyncserver.address import PeerAddress
 from asyncserver.drain import Drain, once_read
 from asyncserver.gate import Gate
+from asyncserver.pace import Pace
 from asyncserver.packets import EAGERLY, Packets, retrieve
 from asyncserver.session import Session, Terms
 
@@ -43,6 +44,7 @@ class Crew:
         self._sessions: dict[asyncio.Task[None], Session] = {}
         self._watch: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._pace = Pace(self._loop)
         self._context = copy_context()  # of what is done when a session has ended
         self._handlers_context = self._make_context()
         self._on_end = self._forget  # one bound method for all, since each session's task holds it
@@ -74,10 +76,10 @@ class Crew:
         self._terms.observers.emit(events.Opened(peer))
         if self._loop.get_task_factory() is None:
             task = asyncio.Task(
-                session.coroutine(), loop=self._loop, context=session.context, **EAGERLY
+                session.coroutine(self._pace), loop=self._loop, context=session.context, **EAGERLY
             )
         else:  # a tracer's, perhaps
-            task = self._loop.create_task(session.coroutine(), context=session.context)
+            task = self._loop.create_task(session.coroutine(self._pace), context=session.context)
         self._sessions[task] = session
         task.add_done_callback(self._on_end, context=self._context)
         if self._going_home:

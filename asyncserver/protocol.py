@@ -3,10 +3,6 @@
 The transport calls `StreamProtocol` from below; `connection` reads its buffer from above and, when
 there is not enough in it, waits for `more`: a handler is driven on by the next bytes themselves, any
 other task has a future that they resolve. No timer, no lock and no copy on that way.
-
-Nobody may keep the loop to himself, though a handler whose bytes are there already, and whose peer
-takes what it sends, has no reason to wait. So each connection has a budget: what it reads and sends
-is paid from it, and who has spent it waits for a turn of the loop and has a new one.
 """
 
 import asyncio
@@ -18,17 +14,11 @@ from typing import Final
 from asyncserver.buffer import ReceiveBuffer
 from asyncserver.driver import Driver, park, turn
 from asyncserver.errors import ConnectionBusy
+from asyncserver.pace import COSTLY, Pace
 
 __all__ = ("SlowStepsProtocol", "StreamProtocol")
 
 CORK: Final = 65_536  # bytes that a handler may send in one step before they go to the transport
-
-# A read or a send costs 1, and each 4 KiB of either another 1. So a peer that pipelines lines has 64 of
-# them answered in a turn, one that sends blocks 256 KiB echoed, and a turn takes 0.2 ms of a connection
-# that does nothing else: with 50 of them others wait for 10 ms. Half as much costs a pipelining peer
-# 3 % more, twice as much saves 2 %.
-BUDGET: Final = 128
-COSTLY: Final = 4096  # bytes
 
 
 class StreamProtocol(Driver, asyncio.Protocol):
@@ -37,7 +27,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
     Attributes:
         buffer: received and not yet read.
         received: bytes, in all.
-        budget: what may still be read and sent in this turn of the loop, see `BUDGET`.
+        budget: what may still be read and sent in this turn of the loop, see `Pace`.
         sendable: nothing speaks against sending; else the connection knows what does.
         writable: the transport takes bytes; it holds fewer than its high-water mark.
         ended: nothing more will come, whatever the reason.
@@ -55,17 +45,18 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
     __slots__ = (
         "_high", "_outgoing", "_paused", "_reader", "_senders", "_written", "answered", "begun", "budget",
-        "buffer", "consumed", "ended", "error", "finishing", "iterating", "looked", "lost", "messages", "opened",
+        "buffer", "consumed", "ended", "error", "finishing", "iterating", "looked", "lost", "messages", "opened", "pace",
         "received", "seen", "sendable", "since", "spared", "transport", "waited", "writable",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, high: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, high: int, pace: Pace) -> None:
         super().__init__(loop)
         self.buffer = ReceiveBuffer()
         self.received = 0
-        self.budget = BUDGET
+        self.pace = pace
+        self.budget = pace.budget
         self.answered = True
         self.iterating = False
         self.messages = 0
@@ -189,8 +180,9 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
     async def next_turn(self) -> None:
         """Let the others on the loop have their turn; then there is a new budget."""
+        self.pace.spent()
         await turn
-        self.budget = BUDGET
+        self.budget = self.pace.budget
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Give `data` to the transport, at the end of the handler's step if it is in one.

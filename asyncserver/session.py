@@ -33,6 +33,7 @@ from asyncserver.foreign import AnyProtocol, tell_when_lost
 from asyncserver.handlers import Service
 from asyncserver.kinds import is_stream_protocol
 from asyncserver.limits import Limits, Timeouts
+from asyncserver.pace import Pace
 from asyncserver.protocol import SlowStepsProtocol, StreamProtocol
 from asyncserver.tls import TLSTransport, shake_hands
 
@@ -88,13 +89,13 @@ class Session:
         """Whom the gate counts this connection for; empty for Unix sockets."""
         return "" if isinstance(self.peer, str) else self.peer[0]
 
-    def coroutine(self) -> Coroutine[Any, Any, None]:
+    def coroutine(self, pace: Pace) -> Coroutine[Any, Any, None]:
         """Return what its task shall run. Every end of it leaves the socket closed."""
         if self._terms.service.stream is None:
             return self._run(None)
         loop = asyncio.get_running_loop()
         kind = SlowStepsProtocol if loop.get_debug() else StreamProtocol
-        protocol = kind(loop, self._terms.limits.read_buffer)
+        protocol = kind(loop, self._terms.limits.read_buffer, pace)
         return protocol.drive(self._run(protocol), self.context)
 
     async def _run(self, protocol: StreamProtocol | None) -> None:

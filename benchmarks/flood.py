@@ -166,8 +166,8 @@ def knock(target: Target, peers: int, start: float, end: float) -> int:
 def good_client(judge: Connection) -> None:
     """Ask one short line every 10 ms; answer with all latencies, and those on new connections.
 
-    A latency counts from the moment when the question was due, so that one late answer does not hide
-    that the next would have had to wait as well. What is never answered has waited until the end.
+    A latency counts from the moment when the question is asked: at its time, or when the one before has
+    been answered, if that is later. What is never answered has waited until the end.
     """
     target = judge.recv()
     start, end = judge.recv()
@@ -182,8 +182,10 @@ def latencies(
     new: list[float] = []
     held: socket.socket | None = None
     for number in range(round((end - start) / PERIOD)):
-        due = start + PERIOD * number
-        time.sleep(max(due - time.monotonic(), 0))
+        time.sleep(max(start + PERIOD * number - time.monotonic(), 0))
+        asked = time.monotonic()
+        if asked >= end:
+            break
         alone = number % NEW_EVERY == 0
         try:
             if alone:
@@ -194,9 +196,9 @@ def latencies(
                 ask(held, number, end)
         except OSError:  # never answered
             held = None
-            every.append(end + PATIENCE - due)
+            every.append(end + PATIENCE - asked)
         else:
-            every.append(time.monotonic() - due)
+            every.append(time.monotonic() - asked)
         if alone:
             new.append(every[-1])
     return every, new

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "asyncserver"
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
     {"errors", "settings", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "rates", "stats"},
-    {"logs", "paths", "listeners", "adopted", "acceptor", "attributes", "closing", "driver", "foreign", "protocol", "certificate", "tls"},
+    {"logs", "paths", "listeners", "adopted", "acceptor", "attributes", "closing", "driver", "foreign", "pace", "protocol", "certificate", "tls"},
     {"iteration", "reader", "connection", "datagram", "handlers", "kinds", "options", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
@@ -30,7 +30,7 @@ LEVEL = {
     "deadlines": {"limits"},
     "listeners": {"paths"},
     "adopted": {"listeners"},
-    "protocol": {"driver"},
+    "protocol": {"driver", "pace"},
     "stats": {"events"},
     "reader": {"iteration"},
     "connection": {"reader"},

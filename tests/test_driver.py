@@ -10,6 +10,7 @@ import pytest
 
 from asyncserver import DeadlineExceeded, Limits, Timeouts
 from asyncserver.connection import Connection
+from asyncserver.pace import Pace
 from asyncserver.protocol import CORK, StreamProtocol
 
 number = contextvars.ContextVar("number", default=0)
@@ -39,7 +40,7 @@ class Driven:
 
     def __init__(self, handler):
         self.loop = asyncio.get_running_loop()
-        self.protocol = StreamProtocol(self.loop, high=2**16)
+        self.protocol = StreamProtocol(self.loop, 2**16, Pace(self.loop))
         self.transport = Transport()
         self.protocol.connection_made(self.transport)
         self.connection = Connection(self.protocol, ("127.0.0.1", 1), Limits(), Timeouts())
