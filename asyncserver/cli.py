@@ -232,7 +232,8 @@ def serve(
 ) -> None:
     """Serve OBJECT of MODULE until Ctrl-C or SIGTERM.
 
-    MODULE is the name of a module, or the path of a Python file. OBJECT is an async function of a
+    MODULE is the name of a module (looked for in the current directory first, but not under
+    PYTHONSAFEPATH), or the path of a Python file. OBJECT is an async function of a
     connection or a datagram, a handler class, or a factory of asyncio protocols. Blocking handlers
     of socketserver, and blocking functions of a socket, run in threads.
 

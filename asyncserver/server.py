@@ -53,7 +53,8 @@ class Server:
             and key, or a pair of files. Default: clear text.
         limits: sizes and counts; default `Limits()`.
         timeouts: seconds; default `Timeouts()`.
-        mode: permissions of the Unix sockets' paths, like `0o660`. Default: what the umask leaves.
+        mode: permissions of the Unix sockets' paths, from 0 to `0o777`, like `0o660`. Default: what
+            the umask leaves.
         reuse_port: let other processes bind the same ports (SO_REUSEPORT, socket(7)).
         observers: called with every event, see `asyncserver.events`.
 

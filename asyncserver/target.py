@@ -39,7 +39,9 @@ def load(target: str) -> Any:
         raise HandlerError(f"no file {place}")
     try:
         module = _import_file(place) if is_file else _import_module(place)
-    except (Exception, SystemExit) as exc:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # what a library throws may derive from nothing else
         logger.debug("importing %s failed", place, exc_info=exc)
         raise HandlerError(_what_failed(place, exc)) from exc
     return _find(module, place, name)

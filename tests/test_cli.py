@@ -57,6 +57,7 @@ FILES = {
     "raises.py": "import json\n\njson.loads('')\n",
     "typo.py": "x = 1\ndef f(:\n",
     "needs.py": "import nonexistent_library\n",
+    "panics.py": "class Panic(BaseException): pass\n\nraise Panic('at once')\n",
     "exits.py": "import sys\nsys.exit('no\\nmore')\n",
     "sub/queue.py": HANDLERS,
     "script": HANDLERS,
@@ -264,6 +265,7 @@ MISTAKES = {
     "module needs another": (
         ["serve", "needs:x", *BIND], "importing needs failed: .*'nonexistent_library'.*needs.py:1",
     ),
+    "module panics": (["serve", "panics:x", *BIND], "Panic: at once .*panics.py:3"),
     "module exits": (["serve", "exits:x", *BIND], "SystemExit: no more .*exits.py:2"),
     "no handler": (["serve", "handlers:number", *BIND], "5 cannot handle requests"),
     "datagrams on tcp": (
