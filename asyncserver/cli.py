@@ -4,23 +4,27 @@ It turns words into values, and leaves the work to `run` and to `client`. A mist
 stderr and exit status 2, never a traceback.
 """
 
+import asyncio
+import contextlib
 import functools
 import logging
 import math
 import os
+import select
 import sys
-from typing import Any, Final, Literal, NoReturn
+from typing import IO, Any, Final, Literal, NoReturn
 
 import click
 
 from asyncserver.address import Address
-from asyncserver.client import exchange, how_to_try
+from asyncserver.client import READ_SIZE, exchange, how_to_try
 from asyncserver.errors import AddressError, AsyncServerError, HandlerError
 from asyncserver.events import Bound, Event
-from asyncserver.handlers import is_blocking
+from asyncserver.kinds import is_blocking
 from asyncserver.limits import Limits, Timeouts
-from asyncserver.serve import run
+from asyncserver.serve import hold_standard_descriptors, loop_factory, run
 from asyncserver.server import DEFAULT_GRACE
+from asyncserver.settings import HIGHEST, PERMISSIONS
 from asyncserver.target import load
 
 __all__ = ("main",)
@@ -28,13 +32,13 @@ __all__ = ("main",)
 BAD_INPUT: Final = 2  # exit status, as that of getopt(1) and argparse
 INTERRUPTED: Final = 130  # 128 plus SIGINT, as a shell says it
 NOBODY_READS: Final = 141  # 128 plus SIGPIPE, which would have ended a program in C
-HIGHEST_COUNT: Final = 2**31 - 1  # what listen(2) and uvloop's buffers can count
 
 logger = logging.getLogger("asyncserver")
 
 
 def main() -> None:
     """Run the command line and exit."""
+    hold_standard_descriptors()  # before anything else opens what gets their numbers
     try:
         status = cli.main(prog_name="asyncserver", standalone_mode=False)
     except click.exceptions.Abort:
@@ -44,13 +48,27 @@ def main() -> None:
     except AsyncServerError as exc:
         # The text of an OSError would begin with its number.
         _fail((exc.strerror if isinstance(exc, OSError) else None) or str(exc))
+    except OSError as exc:  # the disk is full, or there is no descriptor for a loop
+        _give_up(sys.stdout)
+        _fail(exc.strerror or str(exc))
     sys.exit(status or 0)
 
 
 def _fail(message: str) -> NoReturn:
     """Exit with one line on stderr, whatever a module's own exception put into `message`."""
-    click.echo(f"asyncserver: {' '.join(message.split())}", err=True)
+    try:
+        click.echo(f"asyncserver: {' '.join(message.split())}", err=True)
+    except OSError:
+        _give_up(sys.stderr)
     sys.exit(BAD_INPUT)
+
+
+def _give_up(stream: IO[Any] | None) -> None:
+    """Let what could not be written to `stream` not be tried again, when the interpreter exits."""
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: it is closed, and None
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())  # type: ignore[union-attr] # as said
+        os.close(null)
 
 
 # -- from words to values ----------------------------------------------------------------------
@@ -68,7 +86,7 @@ def _permissions(text: str) -> int:
         mode = int(text, 8)
     except ValueError:
         mode = -1
-    if not 0 <= mode <= 0o7777:  # noqa: PLR2004 - all permission bits
+    if not 0 <= mode <= PERMISSIONS:
         raise click.BadParameter(f"{text!r} are no permissions: write them in octal, like 660")
     return mode
 
@@ -78,8 +96,8 @@ def _count(text: str) -> int:
         value = int(text)
     except ValueError:
         value = 0
-    if not 1 <= value <= HIGHEST_COUNT:
-        raise click.BadParameter(f"{text!r}: write a whole number from 1 to {HIGHEST_COUNT}")
+    if not 1 <= value <= HIGHEST:
+        raise click.BadParameter(f"{text!r}: write a whole number from 1 to {HIGHEST}")
     return value
 
 
@@ -94,7 +112,7 @@ def _seconds_or_0(text: str) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value < math.inf:
+    if not 0 <= value <= HIGHEST:
         raise click.BadParameter(f"{text!r}: write seconds, or 'none' for no deadline")
     return value
 
@@ -214,7 +232,8 @@ def serve(
 ) -> None:
     """Serve OBJECT of MODULE until Ctrl-C or SIGTERM.
 
-    MODULE is the name of a module, or the path of a Python file. OBJECT is an async function of a
+    MODULE is the name of a module (looked for in the current directory first, but not under
+    PYTHONSAFEPATH), or the path of a Python file. OBJECT is an async function of a
     connection or a datagram, a handler class, or a factory of asyncio protocols. Blocking handlers
     of socketserver, and blocking functions of a socket, run in threads.
 
@@ -229,6 +248,8 @@ def serve(
     if key is not None and certificate is None:
         raise click.UsageError("--key needs --certificate")
     files = tuple(file for file in (certificate, key) if file is not None)
+    if loop_factory(loop) is asyncio.new_event_loop:  # now, before there can be another uvloop
+        loop = "asyncio"
     run(
         _in_threads(load(target)),
         *bind,
@@ -301,7 +322,17 @@ def _input(text: str | None) -> bytes:
         return os.fsencode(text) + b"\n"  # the bytes as they were typed
     if sys.stdin is None:
         raise click.UsageError("standard input is closed: give TEXT")
-    return sys.stdin.buffer.read()
+    source = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+    chunks = []
+    try:
+        while (chunk := source.read(READ_SIZE)) != b"":
+            if chunk is None:  # it does not block, as somebody else's socket may
+                select.select([source], [], [])
+            else:
+                chunks.append(chunk)
+    except OSError as exc:
+        raise click.ClickException(f"standard input: {exc.strerror}") from exc
+    return b"".join(chunks)
 
 
 def _print(data: bytes) -> bool:
@@ -311,8 +342,7 @@ def _print(data: bytes) -> bool:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
     except OSError as exc:
-        # What is left in the buffer must not be tried again when the interpreter exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up(sys.stdout)
         if not isinstance(exc, BrokenPipeError):
             raise click.ClickException(f"standard output: {exc.strerror}") from exc
         return False

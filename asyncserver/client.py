@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from asyncserver.address import Address
 
-__all__ = ("exchange", "how_to_try")
+__all__ = ("READ_SIZE", "exchange", "how_to_try")
 
 READ_SIZE: Final = 65_536  # bytes
 LONGEST_DATAGRAM: Final = 256 * 1024  # bytes; Linux's default for Unix sockets is 208 KiB
@@ -47,7 +47,8 @@ def how_to_try(address: Address, *, encrypted: bool) -> str | None:
         return shlex.join([*program, "send", address, "hello"])
     if address.path.startswith("@"):
         return None  # OpenSSL knows no abstract names
-    peer = ["-unix", address.path] if address.is_unix else ["-connect", address.partition("//")[2]]
+    host = f"[{address.host}]" if ":" in address.host else address.host  # its zone as it is
+    peer = ["-unix", address.path] if address.is_unix else ["-connect", f"{host}:{address.port}"]
     return shlex.join(["openssl", "s_client", "-quiet", *peer])
 
 

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 from asyncserver.acceptor import BACK_OFF, BATCH, PEER_ERRORS, Acceptor
 from asyncserver.address import Address, PeerAddress, peer_address
+from asyncserver.adopted import adopt_all
 from asyncserver.crew import Crew
 from asyncserver.datagram import DatagramEndpoint
 from asyncserver.events import Refused
 from asyncserver.gate import Gate
-from asyncserver.listeners import Listener, accept_plain, adopt, listen, resolve
+from asyncserver.listeners import Listener, accept_plain, listen, resolve
 from asyncserver.session import Terms
 
 __all__ = ("Doors",)
@@ -68,18 +69,18 @@ class Doors:
     ) -> None:
         """Bind all `addresses`, then let `crew` serve them. If it raises, some may be open.
 
-        `check` may refuse the address that an adopted socket turns out to have.
+        `check` may refuse the address that an adopted socket turns out to have; that is seen before
+        anything is bound.
         """
         backlog = self._terms.limits.backlog
-        for address in addresses:
-            if isinstance(address, Address):
+        for address in adopt_all(addresses, backlog, check):
+            if isinstance(address, Listener):
+                self.listeners.append(address)
+            else:
                 hosts = await resolve(address)
                 self.listeners += listen(
                     address, hosts, backlog=backlog, mode=mode, reuse_port=reuse_port
                 )
-            else:
-                self.listeners.append(adopt(address, backlog))
-                check(self.listeners[-1].address)
         streams = sum(listener.address.is_stream for listener in self.listeners)
         for listener in self.listeners:
             if listener.address.is_stream:

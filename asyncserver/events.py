@@ -2,7 +2,7 @@
 
 An observer is any callable that takes one event. `stats` and `logs` are two of them; a test or a
 metrics exporter is a third. Observers run on the event loop, at once and in order, and must not
-block; what they raise is logged and goes no further.
+block; what they raise is logged, more and more rarely, and goes no further.
 """
 
 import logging
@@ -89,7 +89,7 @@ class Expired(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A handler raised an exception of its own."""
+    """A handler raised an exception of its own, or let one of a library's out."""
 
     peer: Peer
     error: BaseException
@@ -138,10 +138,11 @@ Observer = Callable[[Event], object]
 class Observers:
     """Those who listen to one server."""
 
-    __slots__ = ("_observers",)
+    __slots__ = ("_failures", "_observers")
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
+        self._failures = 0
 
     def emit(self, event: Event) -> None:
         """Tell everybody; nobody's exception reaches the server."""
@@ -149,4 +150,13 @@ class Observers:
             try:
                 observer(event)
             except Exception:
-                logger.exception("observer %r failed on %r", observer, event)
+                self._failures += 1
+                if _is_worth_telling(self._failures):
+                    logger.exception(
+                        "observer %r failed on %r (failure %d)", observer, event, self._failures
+                    )
+
+
+def _is_worth_telling(count: int) -> bool:
+    """Whether this failure is told: the first ten, the hundredth, the thousandth, and so on."""
+    return count <= 10 or str(count).strip("0") == "1"  # noqa: PLR2004 - as said

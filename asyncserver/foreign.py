@@ -24,7 +24,8 @@ def tell_when_lost(protocol: AnyProtocol, lost: Callable[[], object]) -> AnyProt
 
     def connection_lost(exc: Exception | None) -> None:
         try:
-            protocol.connection_lost(exc)
+            if hasattr(protocol, "connection_lost"):
+                protocol.connection_lost(exc)
         finally:
             lost()
 

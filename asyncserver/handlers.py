@@ -1,15 +1,13 @@
-"""Every kind of handler becomes one `Service`; what cannot be one is told how to become one.
+"""The classes of handlers, and what a server knows of any handler: its `Service`.
 
 The classes mirror `socketserver`'s: the same names and the same order of calls, with `async` and
-`await` added.
+`await` added. What else can be a handler is found out in `kinds`.
 """
 
 import asyncio
 import dataclasses
-import inspect
 import io
 import socket
-import socketserver
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,8 +29,6 @@ __all__ = (
     "Hosted",
     "Service",
     "StreamRequestHandler",
-    "adapt",
-    "is_blocking",
 )
 
 
@@ -43,6 +39,7 @@ class Service:
     Attributes:
         blocking: takes a blocking socket, shaken hands with if it is a TLS one, and its peer.
         capacity: most requests at once, if that is less than `Limits` allow.
+        flaw: what is missing in a handler of the right kind; a sentence that says what to write.
 
     """
 
@@ -52,6 +49,7 @@ class Service:
     datagram_factory: Callable[[], asyncio.DatagramProtocol] | None = None
     blocking: Callable[[socket.socket, PeerAddress], Awaitable[object]] | None = None
     capacity: int | None = None
+    flaw: str | None = None
 
     def check(self, address: Address, name: str) -> None:
         """Raise `HandlerError` if the handler, called `name`, cannot serve `address`."""
@@ -59,6 +57,8 @@ class Service:
             raise HandlerError(f"{name} handles datagrams; {address} has connections")
         if not address.is_stream and not (self.datagram or self.datagram_factory):
             raise HandlerError(f"{name} handles connections; {address} has datagrams")
+        if self.flaw is not None:
+            raise HandlerError(self.flaw)
 
     def narrow(self, limits: Limits) -> Limits:
         """Return `limits` with nothing above `capacity`."""
@@ -82,9 +82,6 @@ class Hosted:
 Handler = Callable[..., Any] | Hosted
 """An async function of one argument, a `BaseRequestHandler` class, a protocol factory, or what
 `compat.threaded` makes of a blocking handler."""
-
-
-# -- classes -----------------------------------------------------------------------------------
 
 
 class BaseRequestHandler:
@@ -217,125 +214,3 @@ class DatagramWriteFile:
     def getvalue(self) -> bytes:
         """Return the reply so far."""
         return self._file.getvalue()
-
-
-# -- from a handler to a service ---------------------------------------------------------------
-
-
-def adapt(handler: Handler, server: "Server") -> Service:
-    """Find out what kind of handler this is.
-
-    Raises:
-        HandlerError: it is none; the message says what to write instead.
-
-    """
-    if isinstance(handler, Hosted):
-        return handler.service(server)
-    if isinstance(handler, type):
-        service = _adapt_class(handler, server)
-        if service is not None:
-            return service
-    elif _is_async(handler):
-        _check_takes_one_argument(handler)
-        return Service(stream=handler, datagram=handler)
-    elif callable(handler) and _takes_nothing(handler):
-        return Service(stream_factory=handler, datagram_factory=handler)
-    raise HandlerError(_advice(handler))
-
-
-def _adapt_class(handler: type, server: "Server") -> Service | None:
-    if issubclass(handler, BaseRequestHandler):
-        _check_methods(handler)
-
-        async def serve(request: Connection | Datagram) -> None:
-            served = handler(request, request.peer, server)
-            await served.setup()
-            try:
-                await served.handle()
-            finally:
-                await served.finish()
-
-        return Service(
-            stream=None if issubclass(handler, DatagramRequestHandler) else serve,
-            datagram=None if issubclass(handler, StreamRequestHandler) else serve,
-        )
-    if issubclass(handler, asyncio.DatagramProtocol):
-        return Service(datagram_factory=handler)
-    if issubclass(handler, asyncio.Protocol | asyncio.BufferedProtocol):
-        return Service(stream_factory=handler)
-    return None
-
-
-def _check_methods(handler: type[BaseRequestHandler]) -> None:
-    for name in ("setup", "handle", "finish"):
-        if not inspect.iscoroutinefunction(getattr(handler, name)):
-            raise HandlerError(
-                f"{handler.__qualname__}.{name}() is not async: write `async def {name}(self)`"
-            )
-
-
-def _is_async(handler: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)  # noqa: B004 - its kind matters, not that it is there
-    )
-
-
-def _check_takes_one_argument(handler: Callable[..., Any]) -> None:
-    try:
-        inspect.signature(handler).bind(None)
-    except TypeError as exc:
-        name = _name(handler)
-        raise HandlerError(
-            f"{name}() cannot be called with a connection ({exc}): write `async def {name}"
-            "(connection)`, or a datagram's `(datagram)`"
-        ) from None
-
-
-def _takes_nothing(handler: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(handler).bind()
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def is_blocking(handler: object) -> bool:
-    """Whether this is a handler for threads: one of `socketserver`'s, or a function that blocks."""
-    if isinstance(handler, type):
-        return issubclass(handler, socketserver.BaseRequestHandler)
-    if isinstance(handler, Hosted) or not callable(handler) or _is_async(handler):
-        return False
-    return not inspect.isasyncgenfunction(handler) and not _takes_nothing(handler)
-
-
-def _advice(handler: object) -> str:
-    name = _name(handler)
-    if isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler):
-        return (
-            f"{name} is a blocking socketserver handler: derive it from"
-            f" asyncserver.{_mirror(handler)} and write `async def handle(self)`, or run it in"
-            f" threads with compat.threaded({name})"
-        )
-    if inspect.isasyncgenfunction(handler):
-        return f"{name}() is an async generator: a handler sends, it does not yield"
-    if inspect.iscoroutine(handler):
-        handler.close()
-        return f"this is a coroutine: give the function, `{handler.__name__}` and not a call of it"
-    if callable(handler) and not isinstance(handler, type):
-        return (
-            f"{name}() is a blocking function: write `async def {name}(connection)`, or run it in"
-            f" threads with compat.threaded({name})"
-        )
-    return (
-        f"{name} cannot handle requests: give an async function, a class derived from"
-        " asyncserver.BaseRequestHandler, or a factory of asyncio protocols"
-    )
-
-
-def _mirror(handler: type) -> str:
-    names = [each.__name__ for each in handler.__mro__ if each.__module__ == "socketserver"]
-    return names[0]
-
-
-def _name(handler: object) -> str:
-    return getattr(handler, "__qualname__", None) or repr(handler)

@@ -4,14 +4,14 @@ Frozen values, checked once when they are made. Every default is finite; `None` 
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from asyncserver.errors import SettingError
+from asyncserver.settings import check_count, check_seconds
 
-__all__ = ("Limits", "Timeouts", "check_grace")
+__all__ = ("Limits", "Timeouts")
 
 KIB = 1024
-HIGHEST = 2**31 - 1  # what listen(2) and the loops can count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Limits:
         for field in fields(self):
             if field.name != "overflow":
                 optional = "None" in str(field.type)
-                _check_count(f"Limits.{field.name}", getattr(self, field.name), optional=optional)
+                check_count(f"Limits.{field.name}", getattr(self, field.name), optional=optional)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +100,7 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise SettingError(
-                    f"Timeouts.{field.name} is {value!r}: write seconds, more than 0,"
-                    " or None for no deadline"
-                )
+            check_seconds(f"Timeouts.{field.name}", getattr(self, field.name))
 
     @property
     def tick(self) -> float:
@@ -118,23 +111,3 @@ class Timeouts:
             if each is not None
         ]
         return min([10.0, *finite]) / 10
-
-
-def check_grace(grace: object) -> None:
-    """Raise `SettingError`, unless `grace` is a number of seconds or `None`."""
-    if grace is None:
-        return
-    if isinstance(grace, bool) or not isinstance(grace, int | float) or not grace >= 0:
-        raise SettingError(
-            f"grace is {grace!r}: write seconds, 0 for none, or None for as long as it takes"
-        )
-
-
-def _check_count(name: str, value: Any, *, optional: bool) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        way_out = ", or None for no limit" if optional else ""
-        raise SettingError(f"{name} is {value!r}: write a whole number, at least 1{way_out}")
-    if not optional and value > HIGHEST:
-        raise SettingError(f"{name} is {value!r}: write at most {HIGHEST}")

@@ -1,4 +1,4 @@
-"""Addresses to bound sockets, and who owns the path of a Unix socket.
+"""Addresses to bound sockets.
 
 Nothing here waits: names have been looked up before (`resolve` is the one coroutine), and the
 sockets come out non-blocking, bound, and listening where they are stream sockets.
@@ -8,19 +8,17 @@ import _socket
 import asyncio
 import contextlib
 import errno
-import fcntl
 import ipaddress
-import os
 import socket
-import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from asyncserver import paths
 from asyncserver.address import Address
 from asyncserver.errors import BindError
 
-__all__ = ("Listener", "accept_plain", "adopt", "listen", "resolve")
+__all__ = ("Listener", "accept_plain", "listen", "reason", "resolve")
 
 SAME_PORT_TRIES: Final = 32  # for a port that is free on both IP families; one nearly always does
 
@@ -33,13 +31,11 @@ class Listener:
 
     socket: socket.socket
     address: Address
-    inode: tuple[int, int] | None = None  # device and number of the path that we made
+    inode: paths.Inode | None = None  # of the path that we made
 
     def close(self) -> None:
-        """Close the socket, and remove its path if that is still ours (cpython#121252)."""
-        if self.inode is not None and _inode(self.address.path) == self.inode:
-            with contextlib.suppress(OSError):
-                os.unlink(self.address.path)
+        """Close the socket, and remove its path if that is still ours."""
+        paths.give_back(self.address.path, self.inode)
         self.socket.close()
 
 
@@ -88,7 +84,7 @@ async def resolve(address: Address) -> list[str]:
             address.host, address.port, type=kind, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as exc:  # UnicodeError: a label that IDNA refuses
-        raise BindError(errno.EADDRNOTAVAIL, f"{address}: {_reason(exc)}") from exc
+        raise BindError(errno.EADDRNOTAVAIL, f"{address}: {reason(exc)}") from exc
     hosts = {socket.getnameinfo(info[4], socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]: info[0]
              for info in found}  # fmt: skip
     return sorted(hosts, key=lambda host: hosts[host] != socket.AF_INET6)
@@ -116,25 +112,7 @@ def listen(
                 return _listen_ip(address, hosts, backlog, reuse_port=reuse_port)
         return _listen_ip(address, hosts, backlog, reuse_port=reuse_port)
     except OSError as exc:
-        raise BindError(exc.errno, f"{address}: {_reason(exc)}") from exc
-
-
-def adopt(sock: socket.socket, backlog: int) -> Listener:
-    """Take over a socket that is bound already; from here on the server closes it.
-
-    Raises:
-        BindError: the socket is of a kind that cannot be served.
-
-    """
-    if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
-        raise BindError(errno.EAFNOSUPPORT, f"{sock!r} is no TCP, UDP or Unix socket")
-    if hasattr(sock, "context"):
-        raise BindError(errno.EPROTOTYPE, "give the plain socket, and the SSLContext as tls=")
-    address = _address_of(sock)
-    sock.setblocking(False)
-    if address.is_stream and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        sock.listen(backlog)
-    return Listener(sock, address)
+        raise BindError(exc.errno, f"{address}: {reason(exc)}") from exc
 
 
 def _listen_ip(
@@ -184,77 +162,23 @@ def _bind_ip(address: Address, host: str, port: int, *, reuse_port: bool) -> soc
 
 def _listen_unix(address: Address, backlog: int, mode: int | None) -> Listener:
     kind = socket.SOCK_STREAM if address.is_stream else socket.SOCK_DGRAM
+    inode = None
     sock = socket.socket(socket.AF_UNIX, kind)
     try:
         sock.setblocking(False)
+        length = backlog if address.is_stream else None
         if address.path.startswith("@"):
             sock.bind("\0" + address.path[1:])
-            inode = None
+            if length is not None:
+                sock.listen(length)
         else:
-            with _alone_in(os.path.dirname(address.path)):
-                _remove_stale(address.path, kind)
-                if mode is not None:
-                    os.fchmod(sock.fileno(), mode)  # so that it is never wider, not even at first
-                sock.bind(address.path)
-                inode = _inode(address.path)
-                if mode is not None:
-                    os.chmod(address.path, mode)  # and is exact, whatever the umask
-                if address.is_stream:
-                    sock.listen(backlog)  # until then a second server would take it for stale
-        if address.is_stream:
-            sock.listen(backlog)
+            inode = paths.bind(sock, address.path, mode=mode, backlog=length)
     except BaseException:
         sock.close()
         raise
     return Listener(sock, address, inode)
 
 
-@contextlib.contextmanager
-def _alone_in(directory: str) -> Iterator[None]:
-    """Keep other servers from looking for stale sockets in `directory` at the same time."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _remove_stale(path: str, kind: socket.SocketKind) -> None:
-    """Unlink a socket that nobody answers. Anything else stays, and `bind` says EADDRINUSE."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, kind) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except OSError:
-            return  # EAGAIN: alive, its backlog full; EPROTOTYPE: alive, of the other kind; EACCES
-
-
-def _address_of(sock: socket.socket) -> Address:
-    stream = sock.type == socket.SOCK_STREAM
-    name = sock.getsockname()
-    if sock.family != socket.AF_UNIX:
-        return Address.of_ip("tcp" if stream else "udp", name[0], name[1])
-    path = "@" + name[1:].decode() if isinstance(name, bytes) else name
-    if not path:
-        raise BindError(errno.EINVAL, "a Unix socket must be bound before it is served")
-    return Address.of_path("unix" if stream else "unixgram", os.path.abspath(path))
-
-
-def _inode(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _reason(exc: BaseException) -> str:
+def reason(exc: BaseException) -> str:
+    """Say it without the number that the text of an OSError begins with."""
     return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)

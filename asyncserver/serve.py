@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -11,11 +12,13 @@ from typing import Literal, Unpack
 import anyio
 from anyio.abc import TaskStatus
 
-from asyncserver.errors import SettingError
+from asyncserver.errors import ServerStateError, SettingError
 from asyncserver.handlers import Handler
-from asyncserver.server import DEFAULT_GRACE, Options, Server
+from asyncserver.options import Options
+from asyncserver.server import DEFAULT_GRACE, Server
+from asyncserver.settings import check_grace
 
-__all__ = ("loop_factory", "run", "serve")
+__all__ = ("hold_standard_descriptors", "loop_factory", "run", "serve")
 
 
 async def serve(
@@ -67,16 +70,47 @@ def run(
     Raises:
         SystemExit: 128 plus the signal's number, after a second signal.
         HandlerError, AddressError, SettingError, BindError: see `Server`.
+        ServerStateError: a loop is running in this thread already; `await serve(...)` there.
 
     """
+    check_grace(grace)
+    _check_no_loop_runs()
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         second = runner.run(_serve_until_signal(handler, addresses, grace, options))
     if second is not None:
         raise SystemExit(128 + second)
 
 
+def _check_no_loop_runs() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ServerStateError(
+        "run() makes an event loop of its own, and one is running here: write"
+        " `await asyncserver.serve(...)`"
+    )
+
+
+def hold_standard_descriptors() -> None:
+    """Open the null device where the descriptors 0, 1 and 2 are closed.
+
+    Otherwise the next sockets get these numbers: what somebody prints goes to a client, and libuv,
+    which takes that for a bug, aborts.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if opened != fd:
+                os.dup2(opened, fd)
+                os.close(opened)
+            os.set_inheritable(fd, True)
+
+
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes the loop of that name.
+    """Return what makes the loop of that name; see to it that no socket becomes a standard stream.
 
     Raises:
         SettingError: it is not installed, or there is none of that name.
@@ -84,6 +118,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     """
     if name not in ("auto", "uvloop", "asyncio"):
         raise SettingError(f"loop is {name!r}: write 'auto', 'uvloop' or 'asyncio'")
+    hold_standard_descriptors()
     if name != "asyncio":
         try:
             import uvloop  # noqa: PLC0415 - an ordinary dependency, but not on every platform
@@ -103,17 +138,22 @@ async def _serve_until_signal(
 ) -> int | None:
     """Serve; return the number of the signal that aborted it, if one did."""
     received: list[int] = []
-    async with Server(handler, *addresses, **options) as server:
+    server = Server(handler, *addresses, **options)
 
-        def stop(number: int) -> None:
-            received.append(number)
-            if len(received) == 1:
-                server.begin_close(grace)
-            else:
-                server.abort()
+    def stop(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            server.begin_close(grace)
+        else:
+            server.abort()
 
-        with _signals(stop):
-            await server.wait_closed()
+    with _signals(stop):  # before it tells that it listens: who reads that may send one
+        try:
+            async with server:
+                await server.wait_closed()
+        except ServerStateError:
+            if not received:
+                raise  # and else it was stopped before it served
     return received[1] if len(received) > 1 else None
 
 

@@ -9,7 +9,7 @@ import functools
 import socket
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self, TypedDict
+from typing import Final, Self
 
 import anyio
 
@@ -22,28 +22,20 @@ from asyncserver.doors import Doors
 from asyncserver.drain import Drain
 from asyncserver.errors import ServerStateError, SettingError
 from asyncserver.gate import Gate
-from asyncserver.handlers import Handler, adapt
-from asyncserver.limits import Limits, Timeouts, check_grace
-from asyncserver.logs import log
+from asyncserver.handlers import Handler
+from asyncserver.kinds import adapt
+from asyncserver.limits import Limits, Timeouts
+from asyncserver.logs import Log
+from asyncserver.options import check_addresses, check_options
 from asyncserver.session import Terms
+from asyncserver.settings import check_grace, check_observers, known_words_only
 from asyncserver.states import ServerState, advance
 from asyncserver.stats import Stats, Tally
-from asyncserver.tls import TLSSource, server_context
+from asyncserver.tls import TLSSource
 
-__all__ = ("DEFAULT_GRACE", "Options", "Server")
+__all__ = ("DEFAULT_GRACE", "Server")
 
 DEFAULT_GRACE: Final = 30.0  # seconds, as Kubernetes grants a pod
-
-
-class Options(TypedDict, total=False):
-    """The settings of a `Server`, which `serve` and `run` take too."""
-
-    tls: TLSSource | None
-    limits: Limits
-    timeouts: Timeouts
-    mode: int | None
-    reuse_port: bool
-    observers: Sequence[events.Observer]
 
 
 class Server:
@@ -61,7 +53,8 @@ class Server:
             and key, or a pair of files. Default: clear text.
         limits: sizes and counts; default `Limits()`.
         timeouts: seconds; default `Timeouts()`.
-        mode: permissions of the Unix sockets' paths, like `0o660`. Default: what the umask leaves.
+        mode: permissions of the Unix sockets' paths, from 0 to `0o777`, like `0o660`. Default: what
+            the umask leaves.
         reuse_port: let other processes bind the same ports (SO_REUSEPORT, socket(7)).
         observers: called with every event, see `asyncserver.events`.
 
@@ -72,6 +65,7 @@ class Server:
 
     """
 
+    @known_words_only
     def __init__(
         self,
         handler: Handler,
@@ -83,11 +77,10 @@ class Server:
         reuse_port: bool = False,
         observers: Sequence[events.Observer] = (),
     ) -> None:
-        if not addresses:
-            raise SettingError("no address to serve: give at least one, like tcp://127.0.0.1:9999")
-        self._addresses = [
-            each if isinstance(each, socket.socket) else Address(each) for each in addresses
-        ]
+        self._addresses = check_addresses(addresses)
+        context = check_options(
+            tls=tls, limits=limits, timeouts=timeouts, mode=mode, reuse_port=reuse_port
+        )
         self._mode = mode
         self._reuse_port = reuse_port
         self._tally = Tally()
@@ -95,10 +88,10 @@ class Server:
         limits = service.narrow(limits)
         self._terms = Terms(
             service=service,
-            tls=None if tls is None else server_context(tls),
+            tls=context,
             limits=limits,
             timeouts=timeouts,
-            observers=events.Observers((self._tally, log, *observers)),
+            observers=events.Observers((self._tally, Log(), *check_observers(observers))),
         )
         self._handler_name = getattr(handler, "__qualname__", None) or repr(handler)
         for address in self._addresses:

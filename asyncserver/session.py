@@ -31,6 +31,7 @@ from asyncserver.errors import (
 )
 from asyncserver.foreign import AnyProtocol, tell_when_lost
 from asyncserver.handlers import Service
+from asyncserver.kinds import is_stream_protocol
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.pace import Pace
 from asyncserver.protocol import SlowStepsProtocol, StreamProtocol
@@ -296,7 +297,7 @@ class Session:
     async def _open_protocol(self) -> None:
         assert self._terms.service.stream_factory is not None
         protocol = self._terms.service.stream_factory()
-        if not hasattr(protocol, "connection_made"):
+        if not is_stream_protocol(protocol):
             raise HandlerError(
                 f"the factory returned {protocol!r}: it must return an asyncio.Protocol, or be"
                 " `async def handler(connection)`"

@@ -1,9 +1,11 @@
 """From `MODULE:OBJECT`, as people write it on the command line, to the object.
 
-Looks in the current directory first, as `python -m` does, and takes a file's path as well. Whatever
-goes wrong, in the user's module too, is a `HandlerError` of one line that says what and where.
+Looks in the current directory first, as `python -m` does, and not under `python -P`, as that does not
+either; takes a file's path as well. Whatever goes wrong, in the user's module too, is a `HandlerError`
+of one line that says what and where.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import logging
@@ -37,19 +39,22 @@ def load(target: str) -> Any:
         raise HandlerError(f"no file {place}")
     try:
         module = _import_file(place) if is_file else _import_module(place)
-    except (Exception, SystemExit) as exc:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # what a library throws may derive from nothing else
         logger.debug("importing %s failed", place, exc_info=exc)
         raise HandlerError(_what_failed(place, exc)) from exc
     return _find(module, place, name)
 
 
 def _import_module(name: str) -> ModuleType:
-    sys.path.insert(0, os.getcwd())
+    with contextlib.suppress(FileNotFoundError):  # it was deleted: so nothing is there
+        _look_first_in(os.getcwd())
     return importlib.import_module(name)
 
 
 def _import_file(path: str) -> ModuleType:
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    _look_first_in(os.path.dirname(os.path.abspath(path)))
     name = os.path.splitext(os.path.basename(path))[0]
     if name in sys.modules:
         name = path  # a user's queue.py must not become everybody's
@@ -59,6 +64,11 @@ def _import_file(path: str) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
+
+
+def _look_first_in(directory: str) -> None:
+    if not sys.flags.safe_path:  # -P, -I or PYTHONSAFEPATH
+        sys.path.insert(0, directory)
 
 
 def _find(module: ModuleType, place: str, name: str) -> Any:
@@ -76,10 +86,20 @@ def _find(module: ModuleType, place: str, name: str) -> Any:
 def _what_failed(place: str, exc: BaseException) -> str:
     if isinstance(exc, ModuleNotFoundError) and f"{place}.".startswith(f"{exc.name}."):
         # The target itself, and not something that it imports.
-        return f"{exc.msg} (looked in {os.getcwd()} and where Python looks)"
+        where = (
+            "where Python looks" if sys.flags.safe_path else f"in {_here()} and where Python looks"
+        )
+        return f"{exc.msg} (looked {where})"
     if isinstance(exc, SyntaxError):
         return f"importing {place} failed: SyntaxError: {exc.msg} ({exc.filename}:{exc.lineno})"
     return f"importing {place} failed: {type(exc).__name__}: {exc}{_where(exc)}"
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "a working directory that was deleted"
 
 
 def _where(exc: BaseException) -> str:

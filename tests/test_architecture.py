@@ -12,9 +12,9 @@ PACKAGE = ROOT / "asyncserver"
 
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
-    {"errors", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
-    {"listeners", "acceptor", "attributes", "closing", "driver", "foreign", "pace", "protocol", "tls"},
-    {"iteration", "reader", "connection", "datagram", "handlers", "drain"},
+    {"errors", "settings", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "rates", "stats"},
+    {"logs", "paths", "listeners", "adopted", "acceptor", "attributes", "closing", "driver", "foreign", "pace", "protocol", "certificate", "tls"},
+    {"iteration", "reader", "connection", "datagram", "handlers", "kinds", "options", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
     {"cli", "client", "target", "demo", "testing", "__main__"},
@@ -22,17 +22,20 @@ FLOORS = [
 # And of its own floor only these.
 LEVEL = {
     "states": {"errors"},
-    "limits": {"errors"},
+    "settings": {"errors"},
+    "limits": {"errors", "settings"},
     "gate": {"limits"},
     "address": {"errors"},
     "buffer": {"errors"},
     "deadlines": {"limits"},
-    "logs": {"events"},
+    "listeners": {"paths"},
+    "adopted": {"listeners"},
     "protocol": {"driver", "pace"},
     "stats": {"events"},
     "reader": {"iteration"},
     "connection": {"reader"},
     "handlers": {"connection", "datagram"},
+    "kinds": {"connection", "datagram", "handlers"},
     "packets": {"session"},
     "crew": {"packets", "session"},
     "doors": {"crew", "session"},
@@ -50,7 +53,6 @@ IMPURE = {"asyncio", "socket", "ssl", "time", "selectors", "threading"}
 LONGEST = 300  # lines, of which many are docstrings
 LONGER = {
     "cli": "one table of all settings, and the words of its help",
-    "handlers": "the mirror classes stand beside what adapts them",
     "session": "three kinds of handlers, each with its own way to open",
     "tls": "both faces of a layer: a transport's and a protocol's methods",
 }

@@ -57,6 +57,7 @@ FILES = {
     "raises.py": "import json\n\njson.loads('')\n",
     "typo.py": "x = 1\ndef f(:\n",
     "needs.py": "import nonexistent_library\n",
+    "panics.py": "class Panic(BaseException): pass\n\nraise Panic('at once')\n",
     "exits.py": "import sys\nsys.exit('no\\nmore')\n",
     "sub/queue.py": HANDLERS,
     "script": HANDLERS,
@@ -182,9 +183,15 @@ def test_defaults_are_those_of_the_library(arguments, project):
 def test_every_setting_is_an_option(arguments, project):
     settings = {
         "connections": 1, "per_host": 2, "overflow": "close", "backlog": 3, "line": 4,
-        "read_buffer": 5, "write_buffer": 6, "read_all": 7, "datagrams": 8, "datagram_size": 9,
+        "read_buffer": 5, "write_buffer": 6, "read_all": 7, "exactly": 10, "datagrams": 8, "datagram_size": 9,
     }  # fmt: skip
-    deadlines = {"handshake": 0.5, "idle": 1.5, "write": 2.5, "lifetime": 3.5}
+    deadlines = {
+        "handshake": 0.5, "idle": 1.5, "message": 4.5, "write": 2.5, "lifetime": 3.5, "first": 5.5,
+        "cleanup": 6.5,
+    }  # fmt: skip
+    assert {*settings, *deadlines} == {
+        each.name for kind in (Limits, Timeouts) for each in fields(kind)
+    }
     words = [
         f"--{name.replace('_', '-')}={value}" for name, value in (settings | deadlines).items()
     ]
@@ -258,6 +265,7 @@ MISTAKES = {
     "module needs another": (
         ["serve", "needs:x", *BIND], "importing needs failed: .*'nonexistent_library'.*needs.py:1",
     ),
+    "module panics": (["serve", "panics:x", *BIND], "Panic: at once .*panics.py:3"),
     "module exits": (["serve", "exits:x", *BIND], "SystemExit: no more .*exits.py:2"),
     "no handler": (["serve", "handlers:number", *BIND], "5 cannot handle requests"),
     "datagrams on tcp": (
@@ -593,3 +601,151 @@ def test_standard_streams_may_be_closed(everywhere):
     result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     said = "asyncserver: standard input is closed: give TEXT"
     assert (result.stdout, result.stderr) == (f"0\n{said}\n2\n2\n", "")
+
+
+# -- started in odd places -----------------------------------------------------------------------
+
+CLOSED = ["<&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"]
+loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+
+def answers(process: subprocess.Popen[bytes], path: str) -> bool:
+    """Whether a server that cannot say so serves on that path; waits until it does."""
+    with socket.socket(socket.AF_UNIX) as client:
+        while client.connect_ex(path):
+            assert process.poll() is None
+            os.sched_yield()
+        client.sendall(b"hello\n")
+        return client.recv(100) == b"HELLO\n"
+
+
+@loops
+@pytest.mark.parametrize("redirections", CLOSED)
+def test_serve_with_standard_streams_closed_or_full(redirections, loop, directory):
+    url = f"unix://{directory}/x.sock"
+    words = ["-m", "asyncserver", "serve", "asyncserver.demo:upper", "-b", url, "--loop", loop]
+    script = f"exec {shlex.join([*PYTHON, *words])} {redirections}"
+    with subprocess.Popen(["sh", "-c", script], stderr=subprocess.PIPE) as process:
+        try:
+            assert answers(process, f"{directory}/x.sock")
+            for number in range(3):  # what somebody prints must not go to a client
+                target = os.readlink(f"/proc/{process.pid}/fd/{number}")
+                assert not target.startswith(("socket", "anon_inode")), target
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+    assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "redirections", "status"),
+    [
+        ("serve", "2>/dev/full", 2),
+        ("send", "2>&-", 2),
+        ("--help", ">/dev/full", 2),
+        ("--help", ">&-", 0),
+    ],
+)
+def test_status_is_right_where_nothing_can_be_said(words, redirections, status):
+    script = f"{shlex.join([*PYTHON, '-m', 'asyncserver'])} {words} {redirections}"
+    result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+SHADOW = "import sys\nsys.stderr.write('SHADOW\\n')\nraise ImportError\n"
+
+
+@pytest.mark.parametrize("safe", [(), ("-P",)], ids=["plain", "-P"])
+def test_file_in_the_working_directory_does_not_become_our_uvloop(safe, project):
+    with open("uvloop.py", "w") as file:
+        file.write(SHADOW)
+    program = [*PYTHON, *safe, "-m", "asyncserver", "serve", "asyncserver.demo:upper"]
+    with subprocess.Popen(
+        [*program, "-b", f"unix://{project}/x.sock"], stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert answers(process, f"{project}/x.sock")
+            process.terminate()
+            assert process.wait(10) == 0
+            assert process.stderr is not None
+            assert b"SHADOW" not in process.stderr.read()
+        finally:
+            process.kill()
+
+
+def test_auto_means_the_loop_that_was_there_before_the_target(arguments, project, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert arguments("handlers:upper", *BIND)["loop"] == "asyncio"
+
+
+@pytest.mark.parametrize("target", ["handlers:upper", "sub/inner.py:upper"])
+def test_safe_path_is_respected(target, project):
+    program = [*PYTHON, "-P", "-m", "asyncserver", "serve", target, *BIND]
+    result = subprocess.run(program, capture_output=True, text=True, check=False, timeout=20)
+    assert_one_line(Result(result.returncode, result.stdout, result.stderr), "No module named")
+    assert "(looked in" not in result.stderr
+
+
+@loops
+def test_working_directory_that_was_deleted(loop, directory):
+    home = f"{directory}/gone"
+    os.mkdir(home)
+    words = ["-m", "asyncserver", "serve", "asyncserver.demo:upper", "--loop", loop]
+    program = shlex.join([*PYTHON, *words, "-b", f"unix://{directory}/x.sock"])
+    with subprocess.Popen(
+        ["sh", "-c", f"rmdir {home}; exec {program}"], cwd=home, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert answers(process, f"{directory}/x.sock")
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+    assert os.listdir(directory) == []
+
+
+def test_target_in_a_working_directory_that_was_deleted(command, project, monkeypatch):
+    os.mkdir("gone")
+    monkeypatch.chdir("gone")
+    os.rmdir(f"{project}/gone")
+    assert_one_line(
+        command("serve", "nowhere:upper", *BIND), "looked in a working directory that was"
+    )
+    assert_one_line(command("serve", "nowhere.py:upper", *BIND), "no file nowhere.py")
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_send_reads_standard_input_from_a_socket(blocking, everywhere):
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(blocking)  # as inetd, or whoever shares it, has it
+    url = everywhere["tcp"].addresses[0]
+    program = [*PYTHON, "-m", "asyncserver", "send", url]
+    with ours, theirs:
+        with subprocess.Popen(program, stdin=theirs.fileno(), stdout=subprocess.PIPE) as process:
+            ours.sendall(b"hel")
+            ours.sendall(b"lo\n")
+            ours.shutdown(socket.SHUT_WR)
+            assert process.communicate(timeout=20)[0] == b"HELLO\n"
+        assert process.returncode == 0
+
+
+def test_send_says_that_it_cannot_read(everywhere, project):
+    url = everywhere["tcp"].addresses[0]
+    with open("writable", "wb") as file:
+        result = subprocess.run(
+            [*PYTHON, "-m", "asyncserver", "send", url],
+            stdin=file,
+            capture_output=True,
+            check=False,
+        )
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert result.stderr == b"asyncserver: standard input: Bad file descriptor\n"
+
+
+@pytest.mark.parametrize("mode", ["1224", "-1", "0o1777", "888"])
+def test_permissions_are_those_of_a_socket(mode, command, project):
+    assert_one_line(command("serve", "handlers:upper", *BIND, "--mode", mode), "--mode.*like 660")

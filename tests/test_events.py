@@ -1,11 +1,13 @@
 """What happened, who is told, and what the log says of it."""
 
 import logging
+import re
 
 import pytest
 
 from asyncserver import events
-from asyncserver.logs import log, show
+from asyncserver.logs import Log, show
+from asyncserver.rates import Rates
 from asyncserver.stats import Tally
 
 PEER = ("192.0.2.1", 7)
@@ -50,7 +52,7 @@ ERROR = ValueError("a bug")
 )
 def test_every_event_is_one_record(event, level, text, caplog):
     caplog.set_level(logging.DEBUG, "asyncserver")
-    log(event)
+    Log()(event)
     (record,) = caplog.records
     assert record.levelname == level
     assert text in record.getMessage()
@@ -58,16 +60,162 @@ def test_every_event_is_one_record(event, level, text, caplog):
 
 
 def test_exhaustion_is_one_record_an_episode(caplog):
-    log(events.Exhausted(OSError(24, "Too many"), first=False))
+    Log()(events.Exhausted(OSError(24, "Too many"), first=False))
     assert caplog.records == []
 
 
 @pytest.mark.parametrize(
     ("peer", "text"),
-    [(("::1", 7), "[::1]:7"), (PEER, "192.0.2.1:7"), ("", "unix peer"), ("/tmp/x", "/tmp/x")],
+    [
+        (("::1", 7), "[::1]:7"),
+        (PEER, "192.0.2.1:7"),
+        ("", "unix peer"),
+        ("/tmp/x", "/tmp/x"),
+        ("@x\nERROR forged", r"@x\nERROR forged"),
+        ("@x\r\x1b[2J\0", r"@x\r\x1b[2J\x00"),
+        ("@\udcff", r"@\udcff"),
+        ("/tmp/\u2028ä", r"/tmp/\u2028\xe4"),
+        (r"/tmp/\n", r"/tmp/\\n"),
+        (("fe80::1%a\nb", 7), r"[fe80::1%a\nb]:7"),
+    ],
 )
 def test_peers_are_shown_as_people_write_them(peer, text):
     assert show(peer) == text
+
+
+def test_what_a_peer_calls_itself_is_one_line_in_every_event_and_every_encoding(caplog):
+    caplog.set_level(logging.DEBUG, "asyncserver")
+    peer = "@\n\udcff\u2028ü"
+    log = Log()
+    for event in (
+        events.Opened(peer), events.Closed(peer, 1, 2), events.Refused(peer, "per_host"),
+        events.HandshakeFailed(peer, OSError(peer)), events.Disconnected(peer, OSError(peer)),
+        events.Expired(peer, "idle"), events.Failed(peer, ValueError("a bug")),
+    ):  # fmt: skip
+        log(event)
+    assert len(caplog.records) == 7
+    for record in caplog.records:
+        assert "\n" not in record.getMessage()
+        record.getMessage().encode()
+    for record in caplog.records[:3]:
+        record.getMessage().encode("ascii")
+
+
+class Panic(BaseException):
+    """As some libraries have it."""
+
+
+def failure(error: type[BaseException]) -> events.Failed:
+    try:
+        raise error("a bug")
+    except error as exc:
+        return events.Failed(PEER, exc)
+
+
+def another(error: type[BaseException]) -> events.Failed:
+    try:
+        raise error("another bug")
+    except error as exc:
+        return events.Failed(PEER, exc)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("error", [ValueError, Panic])
+def test_records_of_one_kind_are_limited_in_rate_and_what_is_left_out_is_counted(error, caplog):
+    clock = Clock()
+    log, tally = Log(clock), Tally()
+    for _ in range(8020):
+        for event in (failure(error), events.Closed(PEER, 0, 0)):
+            tally(event)
+            log(event)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[:9] == 9 * ["192.0.2.1:7: the handler failed"]
+    assert said[9:] == [
+        "192.0.2.1:7: the handler failed (the 10th like it within 60 s: more are only counted)"
+    ]
+    assert all(record.exc_info and record.exc_info[0] is error for record in caplog.records)
+    assert tally.handler_errors == 8020
+    log(another(error))  # of another kind
+    assert [record.getMessage() for record in caplog.records][10:] == [said[0]]
+    caplog.clear()
+    clock.now = 59.9
+    log(failure(error))
+    assert caplog.records == []
+    clock.now = 60.0
+    log(events.Opened(PEER))
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert re.fullmatch(
+        rf"8011 more records were left out: the handler failed with {error.__name__}"
+        r" at .*test_events.py:\d+",
+        record.getMessage(),
+    )
+    log(failure(error))
+    assert [each.getMessage() for each in caplog.records][1:] == [said[0]]
+
+
+def test_what_was_left_out_is_said_at_the_end(caplog):
+    log = Log(Clock())
+    for _ in range(12):
+        log(failure(ValueError))
+        log(events.Saturated(5))
+    caplog.clear()
+    log(events.Drained(0, 0, 0))
+    log(events.Drained(0, 0, 0))
+    levels = [(record.levelname, record.getMessage()[:24]) for record in caplog.records]
+    assert levels == [
+        ("ERROR", "2 more records were left"), ("WARNING", "2 more records were left"),
+    ]  # fmt: skip
+    assert caplog.records[1].getMessage().endswith("left out: Limits.connections is reached")
+
+
+def test_nothing_is_said_where_nothing_was_left_out(caplog):
+    clock = Clock()
+    log = Log(clock)
+    for _ in range(100):
+        clock.now += 10
+        log(failure(ValueError))
+    assert {record.getMessage() for record in caplog.records} == {"192.0.2.1:7: the handler failed"}
+    assert len(caplog.records) == 100
+
+
+def test_kinds_are_not_memory_without_end():
+    clock = Clock()
+    rates: Rates[int] = Rates(clock, few=1, seconds=10)
+    for kind in range(1000):
+        rates.admit(kind)
+        rates.admit(kind)
+    assert len(rates._windows) <= 101
+    assert sum(count for _, count in rates.end()) == rates_total(1000)
+    assert rates.left_out == 0
+    for kind in range(1000):
+        clock.now += 10
+        assert rates.admit(kind) == 0
+    assert len(rates._windows) <= 101
+
+
+def rates_total(kinds: int) -> int:
+    """A hundred are told apart, and the others share one place."""
+    return 2 * kinds - 101
+
+
+def test_observer_that_always_fails_is_told_more_and_more_rarely(caplog):
+    def broken(event):
+        raise ZeroDivisionError
+
+    observers = events.Observers([broken])
+    for _ in range(5000):
+        observers.emit(events.Opened("@\n\udcff"))
+    said = [record.getMessage() for record in caplog.records]
+    numbers = [int(text.rpartition("failure ")[2].rstrip(")")) for text in said]
+    assert numbers == [*range(1, 11), 100, 1000]
+    assert all("\n" not in text and text.isascii() for text in said)
 
 
 def test_tally_counts_by_kind():

@@ -1,6 +1,7 @@
 """Every kind of handler is served, and every mistake is told how to become one."""
 
 import asyncio
+import contextlib
 import functools
 import socket
 import socketserver
@@ -67,11 +68,29 @@ class Slotted(asyncio.BufferedProtocol):
         self.transport.close()
 
 
+class Duck:
+    """A protocol by its methods, as both loops take it."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.transport.write(data.upper())
+        self.transport.close()
+
+
+class Renamed(Upper):
+    def __init__(self, request, client_address, server, *, name):
+        super().__init__(request, client_address, server)
+        self.name = name
+
+
 @pytest.mark.parametrize(
     "handler",
-    [function, functools.partial(with_prefix, "x"), Object().method, Object(), Upper, Plain,
+    [Duck, lambda: Duck(*()), functools.partial(Duck), functools.partial(Renamed, name="x"),
+     functools.partial(Object()), function, functools.partial(with_prefix, "x"), Object().method, Object(), Upper, Plain,
      UpperProtocol, Slotted, lambda: UpperProtocol(*()), functools.partial(Slotted)],
-    ids=["function", "partial", "method", "object", "class", "plain-class", "protocol",
+    ids=["duck", "duck-lambda", "duck-partial", "partial-class", "partial-object", "function", "partial", "method", "object", "class", "plain-class", "protocol",
          "buffered", "lambda", "partial-protocol"],
 )  # fmt: skip
 async def test_every_kind_of_handler(handler, url, recorder):
@@ -303,6 +322,70 @@ class Forgotten(asyncserver.BaseRequestHandler):
         pass
 
 
+class Handleless(asyncserver.StreamRequestHandler):
+    async def setup(self):
+        pass
+
+
+class Yielding(asyncserver.BaseRequestHandler):
+    async def handle(self):
+        yield b"hello"
+
+
+class Lonely(asyncserver.StreamRequestHandler):
+    def __init__(self, request):
+        pass
+
+    async def handle(self):
+        pass
+
+
+class Baseless:
+    def handle(self):
+        pass
+
+
+class Needy(asyncio.Protocol):
+    def __init__(self, backend):
+        pass
+
+
+class BufferedDuck:
+    def connection_made(self, transport):
+        pass
+
+    def get_buffer(self, sizehint):
+        pass
+
+    def buffer_updated(self, nbytes):
+        pass
+
+
+def logged(handler):
+    @functools.wraps(handler)
+    def wrapper(*args):
+        return handler(*args)
+
+    return wrapper
+
+
+def logged_without_a_trace(handler):
+    def wrapper(*args):
+        return handler(*args)
+
+    return wrapper
+
+
+class Decorated(asyncserver.BaseRequestHandler):
+    handle = logged(Upper.handle)
+
+
+class Wrapped:
+    @logged
+    async def method(self, connection):
+        pass
+
+
 async def generator(connection):
     yield b"hello"
 
@@ -315,23 +398,70 @@ async def nothing():
     pass
 
 
-@pytest.mark.parametrize(
-    ("handler", "advice"),
-    [
-        (blocking, r"`async def blocking\(connection\)`.*compat.threaded\(blocking\)"),
-        (Blocking, r"asyncserver.StreamRequestHandler.*compat.threaded\(Blocking\)"),
-        (Forgotten, r"Forgotten.handle\(\) is not async: write `async def handle\(self\)`"),
-        (generator, "does not yield"),
-        (streams, r"`async def streams\(connection\)`"),
-        (nothing, r"`async def nothing\(connection\)`"),
-        (42, "give an async function"),
-        (dict, "give an async function"),
-    ],
+NO_FUNCTION = (
+    r"is no async function: write `async def {0}\(connection\)`.*if it blocks.*threaded\({0}\)"
 )
+AROUND = r"{0}\(\) is async, but what a decorator has put around it is not: let .* `async def`"
+MISTAKES = [
+    (blocking, r"`async def blocking\(connection\)`.*compat.threaded\(blocking\)"),
+    (blocking, NO_FUNCTION.format("blocking", "blocking")),
+    (lambda connection: function(*[connection]), NO_FUNCTION.format("handler", "<lambda>")),
+    (
+        logged_without_a_trace(function),
+        NO_FUNCTION.format("wrapper", "logged_without_a_trace.*wrapper"),
+    ),
+    (functools.partial(blocking), NO_FUNCTION.format("blocking", "blocking")),
+    (logged(function), AROUND.format("function")),
+    (logged(logged(function)), AROUND.format("function")),
+    (functools.partial(logged(with_prefix), "x"), AROUND.format("with_prefix")),
+    (logged(functools.partial(with_prefix, "x")), AROUND.format(".*with_prefix.*")),
+    (Wrapped().method, AROUND.format("Wrapped.method")),
+    (logged(generator), "is an async generator: a handler sends, it does not yield"),
+    (contextlib.asynccontextmanager(generator), "does not yield"),
+    (Blocking, r"asyncserver.StreamRequestHandler.*compat.threaded\(Blocking\)"),
+    (functools.partial(Blocking, *()), r"asyncserver.StreamRequestHandler.*threaded\(Blocking\)"),
+    (Forgotten, r"Forgotten.handle\(\) is not async: write `async def handle\(self\)`"),
+    (Decorated, AROUND.format("Upper.handle")),
+    (Handleless, r"Handleless has no handle\(\) of its own: write `async def handle\(self\)`"),
+    (asyncserver.StreamRequestHandler, r"has no handle\(\) of its own"),
+    (Yielding, r"Yielding.handle\(\) yields: a handler sends instead"),
+    (Lonely, r"Lonely\(\) cannot be called with a request .*: it is called with the request, the"),
+    (Baseless, "derive it from asyncserver.BaseRequestHandler"),
+    (Needy, r"Needy\(\) cannot be called with nothing .*'backend'.*: write `lambda: Needy\(...\)`"),
+    (BufferedDuck, "derive it from asyncio.BufferedProtocol"),
+    (Object, r"its objects can be called: give one, like Object\(\)"),
+    (Upper.__new__(Upper), "is an object: give its class, Upper"),
+    (UpperProtocol(), "is an object: give its class, UpperProtocol"),
+    (Duck(), "is an object: give its class, Duck"),
+    (generator, "does not yield"),
+    (generator(None), "is an async generator: a handler sends, it does not yield"),
+    (
+        streams,
+        r"streams\(\) cannot be called with a connection .*`async def streams\(connection\)`",
+    ),
+    (nothing, r"`async def nothing\(connection\)`"),
+    (Object.method, r"cannot be called with a connection"),
+    ("handler", "'handler' is no handler: the handler comes first"),
+    (("127.0.0.1", 80), "the handler comes first"),
+    (None, "give an async function"),
+    (42, "give an async function"),
+    (dict, "give an async function"),
+]
+
+
+@pytest.mark.parametrize(("handler", "advice"), MISTAKES)
 def test_mistake_is_a_type_error_that_says_what_to_do(handler, advice):
     with pytest.raises(TypeError, match=advice) as caught:
         Server(handler, TCP)
     assert isinstance(caught.value, HandlerError)
+    assert "\n" not in str(caught.value)
+
+
+async def test_task_instead_of_its_function():
+    task = asyncio.create_task(nothing())
+    with pytest.raises(HandlerError, match="runs already: give the async function"):
+        Server(task, TCP)  # type: ignore[arg-type]
+    await task
 
 
 def test_coroutine_instead_of_its_function():

@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
+import shlex
 import socket
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from asyncserver import Address, BindError, Server
-from asyncserver.listeners import adopt, listen, resolve
+from asyncserver.adopted import adopt
+from asyncserver.listeners import listen, resolve
 from tests.conftest import connect, descriptors, serving, upper
 
 
@@ -74,6 +79,86 @@ async def test_stale_socket_is_replaced(scheme, directory):
     assert os.listdir(directory) == ["s"]
     async with serving(upper, f"{scheme}://{directory}/s"):
         assert os.listdir(directory) == ["s"]
+    assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
+@pytest.mark.parametrize("how", ["absolute", "relative", "through a link"])
+async def test_path_of_a_socket_that_is_bound_and_does_not_listen_yet(
+    kind, how, scheme, directory, monkeypatch
+):
+    """As of a server of the standard library between its two calls."""
+    monkeypatch.chdir(directory)
+    os.symlink(directory, f"{directory}/link")
+    path = f"{directory}/s"
+    with socket.socket(socket.AF_UNIX, kind) as sock:
+        sock.bind({"absolute": path, "relative": "./s", "through a link": "link/s"}[how])
+        assert (await refused(f"{scheme}://{path}")).errno == errno.EADDRINUSE
+        if kind != socket.SOCK_DGRAM:
+            sock.listen()
+        with socket.socket(socket.AF_UNIX, kind) as client_:
+            client_.connect(path)
+    async with serving(upper, f"{scheme}://{path}"):  # dead, and therefore stale
+        pass
+
+
+async def test_stale_path_is_replaced_whatever_else_bears_its_name(scheme, directory):
+    """A listener elsewhere, and a connection that its dead server has accepted."""
+    os.mkdir(f"{directory}/other")
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
+        others[0].bind(f"{directory}/other/s")
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(f"{directory}/s")
+            dead.listen()
+            others[1].connect(f"{directory}/s")
+            stack.enter_context(dead.accept()[0])
+        async with serving(upper, f"{scheme}://{directory}/s"):
+            pass
+
+
+async def test_directory_that_somebody_has_locked(scheme, directory):
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(f"{directory}/s")
+        async with asyncio.timeout(10), serving(upper, f"{scheme}://{directory}/s"):
+            assert os.listdir(directory) == ["s"]
+            assert (await refused(f"{scheme}://{directory}/s")).errno == errno.EADDRINUSE
+    finally:
+        os.close(fd)
+    assert os.listdir(directory) == []
+
+
+async def test_directory_that_cannot_be_read(scheme, directory):
+    os.chmod(directory, 0o733)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)  # root may read everywhere
+    try:
+        async with serving(upper, f"{scheme}://{directory}/s"):
+            assert stat.S_ISSOCK(os.lstat(f"{directory}/s").st_mode)
+        assert not os.path.lexists(f"{directory}/s")
+    finally:
+        os.seteuid(user)
+        os.chmod(directory, 0o700)
+
+
+async def test_nothing_is_left_of_a_path_that_could_not_be_listened_on(directory, monkeypatch):
+    def chmod(path, mode):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("asyncserver.paths.os.chmod", chmod)
+    error = await refused(f"unix://{directory}/s", mode=0o600)
+    assert error.errno == errno.EPERM
+    assert os.listdir(directory) == []
+
+
+async def test_path_that_is_no_utf8(scheme, directory):
+    async with serving(upper, f"{scheme}://{directory}/\udcff\n.") as server:
+        assert os.listdir(os.fsencode(directory)) == [b"\xff\n."]
+        assert server.addresses == (f"{scheme}://{directory}/%FF%0A.",)
     assert os.listdir(directory) == []
 
 
@@ -268,6 +353,64 @@ async def test_all_addresses_or_none(directory):
     assert os.listdir(directory) == []
 
 
+LINK_LOCAL = """
+import asyncio, socket, sys, uvloop, asyncserver
+from asyncserver.demo import upper
+
+async def ask(url):
+    async with asyncserver.Server(upper, url) as server:
+        (address,) = server.addresses
+        again = asyncserver.Address(str(address))
+        assert (again.host, again.port) == (address.host, address.port) == ("fe80::1%lo", address.port)
+        reader, writer = await asyncio.open_connection(again.host, again.port)
+        writer.write(b"hello\\n")
+        assert await reader.readline() == b"HELLO\\n"
+        writer.close()
+    async with asyncserver.Server(upper, str(address)) as second:
+        assert second.addresses == (address,)
+
+async def adopt():
+    sock = socket.socket(socket.AF_INET6)
+    sock.bind(socket.getaddrinfo("fe80::1%lo", 0)[0][4])
+    async with asyncserver.Server(upper, sock) as server:
+        (address,) = server.addresses
+        again = asyncserver.Address(str(address))
+        assert again.host == address.host == f"fe80::1%{socket.if_nametoindex('lo')}"
+        reader, writer = await asyncio.open_connection(again.host, again.port)
+        writer.close()
+
+for factory in (asyncio.new_event_loop, uvloop.new_event_loop):
+    with asyncio.Runner(loop_factory=factory) as runner:
+        for url in ("tcp://[fe80::1%25lo]:0", "tcp://[fe80::1%lo]:0"):
+            runner.run(ask(url))
+        runner.run(adopt())
+print("served")
+"""
+
+
+def test_link_local_address_is_bound_with_its_zone():
+    """In a network namespace of its own, where the loopback device has such an address."""
+    script = "ip link set lo up && ip -6 addr add fe80::1/64 dev lo && exec unshare true"
+    try:
+        possible = (
+            subprocess.run(["unshare", "-rn", "sh", "-c", script], check=False).returncode == 0
+        )
+    except FileNotFoundError:
+        possible = False
+    if not possible:
+        pytest.skip("this system lets us have no network namespace")
+    program = [sys.executable, "-W", "error", "-c", LINK_LOCAL]
+    script = script.replace("exec unshare true", f"exec {shlex.join(program)}")
+    result = subprocess.run(
+        ["unshare", "-rn", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=25,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "served\n", "")
+
+
 # -- sockets that are bound already --------------------------------------------------------------
 
 
@@ -292,12 +435,12 @@ async def test_bound_socket_of_every_kind_is_adopted(url, listening):
 
 def test_sockets_that_cannot_be_adopted(tls):
     with socket.socket(socket.AF_UNIX) as unbound, pytest.raises(BindError, match="must be bound"):
-        adopt(unbound, 1)
+        adopt(unbound)
     with socket.socket() as plain:
         plain.bind(("127.0.0.1", 0))
         with tls.server.wrap_socket(plain, server_side=True) as wrapped:
             with pytest.raises(BindError, match="tls="):
-                adopt(wrapped, 1)
+                adopt(wrapped)
 
 
 async def test_adopted_socket_is_closed_with_a_server_that_never_served():

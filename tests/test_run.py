@@ -1,6 +1,7 @@
 """`run` in a process of its own: signals, exit statuses, and what is written to stderr."""
 
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -217,3 +218,59 @@ def test_run_in_a_thread_serves_until_it_is_closed(loop):
 def test_unknown_loop():
     with pytest.raises(SettingError, match="'auto', 'uvloop' or 'asyncio'"):
         asyncserver.run(print, "tcp://127.0.0.1:0", loop="trio")  # type: ignore[arg-type]
+
+
+@loops
+def test_standard_descriptors_that_are_closed_do_not_become_sockets(loop):
+    program = PROGRAM.replace("{handler}", "hold").replace("{loop}", loop).replace("{grace}", "1")
+    hold = (
+        "import os, signal\nasync def hold(connection): pass\n"
+        "def bound(event):\n"
+        "    if type(event).__name__ != 'Bound': return\n"
+        "    kinds = [os.readlink(f'/proc/self/fd/{fd}') for fd in range(3)]\n"
+        "    os._exit(7) if kinds != 3 * ['/dev/null'] else signal.raise_signal(signal.SIGTERM)\n"
+    )
+    program = hold + program.replace("grace=1", "grace=1, observers=[bound]")
+    script = f"{shlex.join([sys.executable, '-W', 'error', '-c', program])} <&- >&- 2>&-"
+    result = subprocess.run(["sh", "-c", script], check=False, timeout=20)
+    assert result.returncode == 0
+
+
+@loops
+@signals
+def test_signal_at_the_moment_of_the_first_news_drains(loop, number):
+    program = PROGRAM.replace("{handler}", "upper").replace("{loop}", loop).replace("{grace}", "1")
+    program = f"""
+import os
+def news(event):
+    if type(event).__name__ == "Bound":
+        os.kill(os.getpid(), {number})
+{program.replace("grace=1", "grace=1, observers=[news]")}"""
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=20,
+        check=False,
+    )  # fmt: skip
+    assert (process.returncode, process.stdout) == (0, "returned\n")
+    assert process.stderr.endswith("closed: 0 handlers finished, 0 cancelled, 0 aborted\n")
+
+
+@loops
+@signals
+def test_signal_before_it_serves_ends_it(loop, number):
+    program = f"""
+import asyncio, os, asyncserver, asyncserver.doors
+async def resolve(address):
+    os.kill(os.getpid(), {number})
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return ["127.0.0.1"]
+asyncserver.doors.resolve = resolve
+async def handler(connection): pass
+asyncserver.run(handler, "tcp://localhost:0", loop="{loop}")
+print("returned")
+"""
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=20,
+        check=False,
+    )  # fmt: skip
+    assert (process.returncode, process.stdout, process.stderr) == (0, "returned\n", "")
