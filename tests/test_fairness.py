@@ -172,7 +172,7 @@ async def test_a_read_that_is_cancelled_while_others_have_their_turn_loses_nothi
     async def handler(connection):
         for number in range(BUDGET):
             assert await connection.readline() == b"%d\n" % number
-        task = asyncio.current_task()
+        task: Any = asyncio.current_task()
         asyncio.get_running_loop().call_soon(task.cancel)
         with pytest.raises(asyncio.CancelledError):
             await connection.readline()
