@@ -16,6 +16,7 @@ from anyio.streams.tls import TLSAttribute
 
 from asyncserver.address import PeerAddress, peer_address
 from asyncserver.closing import Closing
+from asyncserver.contexts import server_context
 from asyncserver.errors import (
     ConnectionBusy,
     ConnectionClosed,
@@ -25,7 +26,7 @@ from asyncserver.errors import (
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.protocol import StreamProtocol
 from asyncserver.reader import Reader
-from asyncserver.tls import TLSTransport, server_context
+from asyncserver.tls import TLSTransport
 
 __all__ = ("Connection", "Credentials")
 

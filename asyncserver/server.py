@@ -16,6 +16,7 @@ from asyncserver import events
 from asyncserver.address import Address
 from asyncserver.closing import Closing
 from asyncserver.connection import Connection
+from asyncserver.contexts import TLSSource, server_context
 from asyncserver.crew import Crew
 from asyncserver.doors import Doors
 from asyncserver.drain import Drain
@@ -27,7 +28,6 @@ from asyncserver.logs import log
 from asyncserver.session import Terms
 from asyncserver.states import ServerState, advance
 from asyncserver.stats import Stats, Tally
-from asyncserver.tls import TLSSource, server_context
 
 __all__ = ("DEFAULT_GRACE", "Options", "Server")
 

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "asyncserver"
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
     {"errors", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
-    {"listeners", "acceptor", "closing", "driver", "protocol", "tls"},
+    {"listeners", "acceptor", "closing", "driver", "protocol", "tls", "engine", "contexts", "handshakes"},
     {"reader", "connection", "datagram", "handlers", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
@@ -29,6 +29,8 @@ LEVEL = {
     "deadlines": {"limits"},
     "logs": {"events"},
     "protocol": {"driver"},
+    "contexts": {"engine"},
+    "tls": {"engine", "handshakes"},
     "stats": {"events"},
     "connection": {"reader"},
     "handlers": {"connection", "datagram"},

@@ -22,8 +22,8 @@ from asyncserver import (
     Timeouts,
     UpgradeRefusedError,
 )
+from asyncserver.contexts import server_context
 from asyncserver.events import Closed, HandshakeFailed
-from asyncserver.tls import server_context
 from tests.conftest import TLS, connect, descriptors, serving, upper
 
 TCP = "tcp://127.0.0.1:0"
