@@ -34,12 +34,15 @@ class Engine:
     Attributes:
         tls: what OpenSSL says about it.
         shaken: the handshake is over.
+        calm: after `decrypt`, nothing else is to be seen to: more data, answers, end or error.
         ended: the peer has said close_notify; what comes behind it is ignored (RFC 8446, 6.1).
+        error: what is wrong with what came last; nothing can follow.
 
     """
 
     __slots__ = (
-        "_arrived", "_at", "_incoming", "_outgoing", "_rest", "_tickets", "_without_data", "ended", "shaken", "tls",
+        "_arrived", "_at", "_incoming", "_outgoing", "_rest", "_tickets", "_without_data", "calm", "ended", "error",
+        "shaken", "tls",
     )  # fmt: skip
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -47,7 +50,9 @@ class Engine:
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self.shaken = False
+        self.calm = True
         self.ended = False
+        self.error: ssl.SSLError | None = None
         self._arrived: bytes | memoryview = b""
         self._at = 0  # up to here it was given to OpenSSL
         self._rest = 0  # bytes that the record before `_at` still lacks
@@ -68,10 +73,10 @@ class Engine:
 
     def feed(self, data: bytes) -> None:
         """Take what has come."""
-        if not self.ended:
-            left = self._arrived[self._at :]
-            self._arrived = b"".join((left, data)) if left else data
-            self._at = 0
+        if self._arrived:
+            data = b"".join((self._arrived[self._at :], data))
+        self._arrived = data
+        self._at = 0
 
     def shake(self) -> bool:
         """Go on with the handshake; return whether it is over.
@@ -92,31 +97,24 @@ class Engine:
             self._tickets = self._outgoing.read()
         return True
 
-    def decrypt(self, plain: list[bytes]) -> None:
-        """Append a turn's worth of data to `plain`.
-
-        Raises:
-            ssl.SSLError: what comes next is wrong; `plain` has what came before.
-
-        """
+    def decrypt(self, data: bytes = b"") -> bytes:
+        """Take what has come, and return a turn's worth of what it says, perhaps nothing."""
+        self.calm = not self.ended and self.error is None
+        if not self._arrived and not self._rest and _is_one_record(data):
+            return self._open(data)
+        if data:
+            self.feed(data)
         left = TURN
+        chunks = []
         while left > 0 and (piece := self._next()):
-            self._incoming.write(piece)
+            if chunk := self._open(piece):
+                chunks.append(chunk)
+            elif not self._rest:
+                left -= NO_DATA
             left -= len(piece) + RECORD
-            try:
-                chunk = self.tls.read(READ_SIZE)
-            except ssl.SSLWantReadError:
-                if not self._rest:
-                    self._count_one_without_data()
-                    left -= NO_DATA
-            except ssl.SSLZeroReturnError:  # close_notify, after ours
-                self._end()
-            else:
-                self._without_data = 0
-                if chunk:
-                    plain.append(chunk)
-                else:  # close_notify
-                    self._end()
+        if self.ready:
+            self.calm = False
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _next(self) -> bytes | memoryview:
         """Take as much as has come of one record, once its length is known."""
@@ -125,26 +123,45 @@ class Engine:
             if len(arrived) - at < HEADER:
                 return b""
             self._rest = HEADER + (arrived[at + 3] << 8 | arrived[at + 4])
-        if not at and len(arrived) <= self._rest:
-            piece = arrived
-        else:
-            if type(arrived) is bytes:
-                self._arrived = arrived = memoryview(arrived)
-            piece = arrived[at : at + self._rest]
+        if type(arrived) is bytes:
+            self._arrived = arrived = memoryview(arrived)
+        piece = arrived[at : at + self._rest]
         self._rest -= len(piece)
         self._at = at + len(piece)
         if self._at == len(arrived):
             self._arrived, self._at = b"", 0
         return piece
 
-    def _end(self) -> None:
-        self.ended = True
-        self._arrived, self._at = b"", 0
+    def _open(self, piece: bytes | memoryview) -> bytes:
+        """Return the data of a record, or of the end of one; none before that."""
+        self._incoming.write(piece)
+        try:
+            chunk = self.tls.read(READ_SIZE)
+        except ssl.SSLWantReadError:
+            if not self._rest:
+                self._count_one_without_data()
+        except ssl.SSLZeroReturnError:  # close_notify, after ours
+            self._stop(None)
+        except ssl.SSLError as exc:
+            self._stop(exc)
+        else:
+            self._without_data = 0
+            if not chunk:  # close_notify
+                self._stop(None)
+            return chunk
+        return b""
+
+    def _stop(self, error: ssl.SSLError | None) -> None:
+        self.calm = False
+        self.ended = error is None
+        self.error = error
+        self._arrived, self._at, self._rest = b"", 0, 0
 
     def _count_one_without_data(self) -> None:
+        self.calm = False  # OpenSSL may have answered it
         self._without_data += 1
         if self._without_data > MOST_WITHOUT_DATA:
-            raise ssl.SSLError(f"more than {MOST_WITHOUT_DATA} records in a row without data")
+            self._stop(ssl.SSLError(f"more than {MOST_WITHOUT_DATA} records in a row without data"))
 
     # -- what goes -----------------------------------------------------------------------------
 
@@ -153,16 +170,19 @@ class Engine:
         """Bytes that `take` would return, session tickets aside."""
         return self._outgoing.pending
 
-    def encrypt(self, data: bytes | memoryview) -> None:
-        """Encrypt all of `data`.
+    def encrypt(self, data: bytes | bytearray | memoryview) -> bytes:
+        """Return what is to be sent for all of `data`.
 
         Raises:
             ssl.SSLError: it cannot be done any more.
 
         """
         self._without_data = 0
-        while (written := self.tls.write(data)) < len(data):  # a record at a time
+        size = len(data)
+        while (written := self.tls.write(data)) < size:  # a record at a time
             data = memoryview(data)[written:]
+            size -= written
+        return self.take() if self._tickets else self._outgoing.read()
 
     def say_close_notify(self) -> None:
         """Say that nothing more goes; the peer may go on."""
@@ -180,6 +200,10 @@ class Engine:
         if data and self._tickets:
             data, self._tickets = self._tickets + data, b""
         return data
+
+
+def _is_one_record(data: bytes) -> bool:
+    return len(data) >= HEADER and len(data) == HEADER + (data[3] << 8 | data[4])
 
 
 def reason(exc: Exception) -> str:

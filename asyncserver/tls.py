@@ -9,6 +9,8 @@ time, while the transport below is paused; handshakes take turns (`handshakes`).
 """
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from asyncio import constants
 from asyncio.transports import _FlowControlMixin
@@ -94,7 +96,7 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
         # for the handshake
         self._shaken: asyncio.Future[None] = self._loop.create_future()
         # of now: what comes
-        self._plain: list[bytes] = []  # decrypted, and not yet delivered
+        self._plain = b""  # decrypted, and not yet delivered: a BufferedProtocol has paused
         self._paused = False  # by the protocol above
         self._holding = False  # the transport below is paused
         self._shaking = False  # when it is our turn
@@ -169,16 +171,16 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         engine = self._engine
-        if engine.ended:
-            self._later()  # so that what is dropped, once a turn, holds nobody up either
-            return
-        engine.feed(data)
-        if not engine.shaken:
-            self._shake_later()
-        elif self._going_on or self._above is None:
+        if self._above is not None and not (self._paused or self._going_on or self._closing):
+            if not engine.ended:
+                self._advance(data)
+            else:
+                self._later()  # so that what is dropped, once a turn, holds nobody up either
+        elif not engine.ended:
+            engine.feed(data)
+            if not engine.shaken:
+                self._shake_later()
             self._control_reading()
-        else:
-            self._go_on()
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -219,18 +221,16 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._finished:
             raise RuntimeError("Cannot call write() after write_eof()")  # asyncio's words
-        if not data or self.is_closing():
+        if self._closing or not data:
             return
-        if not self._unsent and len(data) <= TURN and type(data) is bytes:
+        if type(data) is memoryview:
+            data = data.cast("B")
+        if len(data) <= TURN and not self._unsent:
             self._encrypt(data)
-            return
-        rest = memoryview(data).cast("B")
-        if not self._unsent:
-            self._encrypt(rest[:TURN])
-            rest = rest[TURN:]
-        if rest:  # in later turns, as the transport below takes it
-            self._unsent.append(rest if type(data) is bytes else memoryview(bytes(rest)))
-            self._encrypt_later()
+        elif not self._below.is_closing():  # in turns, as the transport below takes it
+            self._unsent.append(memoryview(data if type(data) is bytes else bytes(data)))
+            if not self._encrypting:
+                self._encrypt_more()
             self._control_writing()
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
@@ -285,7 +285,7 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
         if not self._paused:
             return
         self._paused = False
-        if self._plain or self._engine.waiting or self._engine.ended or self._eof or self._lost:
+        if self._engine.waiting or not self._engine.calm or self._plain or self._eof or self._lost:
             self._later()  # because the caller is about to wait for just these bytes
         else:
             self._control_reading()
@@ -343,10 +343,21 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
             return
         self._flush()
         if over:
+            self._acknowledge()
             self._shaken.set_result(None)
         elif self._eof:
             self._fail_handshake(HandshakeError("the peer left in the middle of the handshake"))
         self._control_reading()
+
+    def _acknowledge(self) -> None:
+        """Acknowledge the end of the handshake now, not with our answer, nor 40 ms later.
+
+        Nagle's algorithm keeps a client's first request, being short, until that has come.
+        """
+        sock = self._below.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            with contextlib.suppress(OSError, AttributeError):  # Linux has it
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _fail_handshake(self, error: Exception) -> None:
         self._closing = True
@@ -363,10 +374,25 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
             self._control_reading()
 
     def _go_on(self) -> None:
-        """Deliver a turn's worth. An error of the protocol above ends the connection."""
         self._going_on = False
-        try:
+        wanted = self._above is not None and not self._paused and not self._closing
+        if wanted and (self._lost or not self._below.is_closing()):
             self._advance()
+        else:
+            self._control_reading()
+
+    def _advance(self, came: bytes = b"") -> None:
+        """Deliver a turn's worth. An error of the protocol above ends the connection."""
+        engine, above = self._engine, self._above
+        try:
+            data = self._plain or engine.decrypt(came)
+            self._plain = b""
+            if isinstance(above, asyncio.BufferedProtocol):
+                self._deliver_into(above, memoryview(data))
+            elif data and above is not None:
+                above.data_received(data)
+            if self._holding or not engine.calm or self._eof or self._lost:
+                self._see_to_the_rest()
         except Exception as exc:
             self._fatal(exc)
             self._loop.call_exception_handler(
@@ -377,33 +403,32 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
                     "protocol": self._above,
                 }
             )
-        self._control_reading()
 
-    def _advance(self) -> None:
-        if self._above is None or self._paused or self._closing:
-            return
-        if self._below.is_closing() and not self._lost:
-            return
-        engine = self._engine
-        if not self._plain:  # else a BufferedProtocol has paused us in the middle
-            try:
-                engine.decrypt(self._plain)
-            except ssl.SSLError as exc:
-                self._deliver()
-                self._fatal(exc)
-                return
-            if engine.pending:
-                self._answer()
-        self._deliver()
-        if self._paused or self._closing:
-            return
-        if self._plain or engine.ready:
+    def _deliver_into(self, protocol: asyncio.BufferedProtocol, view: memoryview) -> None:
+        while view and self._above is protocol and not self._paused and not self._closing:
+            buffer = memoryview(protocol.get_buffer(len(view))).cast("B")
+            size = min(len(view), len(buffer))
+            if not size:
+                raise RuntimeError("get_buffer() returned an empty buffer")  # asyncio's words
+            buffer[:size] = view[:size]
+            view = view[size:]
+            protocol.buffer_updated(size)
+        self._plain = bytes(view)  # for when it goes on, or for the one that has taken its place
+        if view and not self._paused:
             self._later()
-            return
-        if engine.ended or self._eof:
-            self._say_eof()
-        if self._lost:
-            self._say_lost()
+
+    def _see_to_the_rest(self) -> None:
+        engine = self._engine
+        if engine.pending:
+            self._answer()
+        if not self._paused and not self._closing:
+            if self._plain or engine.ready:
+                self._later()
+            elif engine.error is not None:
+                self._fatal(engine.error)
+            else:
+                self._say_end()
+        self._control_reading()
 
     def _answer(self) -> None:
         """Send what OpenSSL answers by itself: a peer that takes nothing must not pile it up."""
@@ -413,40 +438,16 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
                 self._fatal(ssl.SSLError("the peer asks for answers and does not read them"))
         self._flush()
 
-    def _deliver(self) -> None:
-        if not self._plain:
-            return
-        data = self._plain[0] if len(self._plain) == 1 else b"".join(self._plain)
-        self._plain.clear()
-        if isinstance(self._above, asyncio.BufferedProtocol):
-            self._deliver_into(self._above, memoryview(data))
-        elif self._above is not None:
-            self._above.data_received(data)
-
-    def _deliver_into(self, protocol: asyncio.BufferedProtocol, view: memoryview) -> None:
-        while view and self._above is protocol and not self._paused:
-            if self._closing:
-                return
-            buffer = memoryview(protocol.get_buffer(len(view))).cast("B")
-            size = min(len(view), len(buffer))
-            if not size:
-                raise RuntimeError("get_buffer() returned an empty buffer")  # asyncio's words
-            buffer[:size] = view[:size]
-            view = view[size:]
-            protocol.buffer_updated(size)
-        if view:
-            self._plain.append(bytes(view))
-            if not self._paused:
-                self._deliver()  # to the one that has taken its place
-
-    def _say_eof(self) -> None:
-        """Say once that nothing more comes."""
-        if self._told or self._above is None:
-            return
-        self._told = True
-        self.truncated = not self._engine.ended
-        if not self._above.eof_received():
-            self.close()
+    def _say_end(self) -> None:
+        """Say once that nothing more comes, if it is so."""
+        above, engine = self._above, self._engine
+        if (engine.ended or self._eof) and not self._told and above is not None:
+            self._told = True
+            self.truncated = not engine.ended
+            if not above.eof_received():
+                self.close()
+        if self._lost:
+            self._say_lost()
 
     def _say_lost(self) -> None:
         above, self._above = self._above, None  # they hold each other, and OpenSSL's memory
@@ -465,13 +466,14 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
 
     # -- what goes -----------------------------------------------------------------------------
 
-    def _encrypt(self, data: bytes | memoryview) -> None:
+    def _encrypt(self, data: bytes | bytearray | memoryview) -> None:
         try:
-            self._engine.encrypt(data)
+            data = self._engine.encrypt(data)
         except ssl.SSLError as exc:
             self._fatal(exc)
             return
-        self._flush()
+        if not self._below.is_closing():
+            self._below.write(data)
 
     def _encrypt_later(self) -> None:
         if not self._encrypting:
