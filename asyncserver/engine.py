@@ -9,7 +9,7 @@ import contextlib
 import ssl
 from typing import Final
 
-__all__ = ("TURN", "Engine", "reason")
+__all__ = ("Engine", "reason")
 
 # How much is decrypted, or encrypted, in one turn of the loop. The price of a record is told in the
 # bytes of a long one that take as long (on the machine of the benchmarks: 16 KiB in 8 to 18 us, a
