@@ -64,12 +64,14 @@ class Peer:
             context.minimum_version = context.maximum_version = version
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+        self.shaken = False
         self.ended = False
 
     def shake(self, received: bytes = b"") -> bytes:
         self._incoming.write(received)
         with contextlib.suppress(ssl.SSLWantReadError):
             self.tls.do_handshake()
+            self.shaken = True
         return self._outgoing.read()
 
     def say(self, *contents: bytes) -> bytes:
