@@ -18,11 +18,17 @@ TLSSource = ssl.SSLContext | str | os.PathLike[str] | tuple[str | os.PathLike[st
 """What `tls=` takes: a context, a PEM file with both, or (certificate chain, key)."""
 
 
-def server_context(source: TLSSource) -> ssl.SSLContext:
+def server_context(source: TLSSource, *, tickets: bool = True) -> ssl.SSLContext:
     """Make the context of a server: TLS 1.2 or newer, Python's default ciphers, no renegotiation.
 
     Files are read now and never again: neither their removal nor another working directory changes
     what was made. A context that is given is never changed.
+
+    Args:
+        source: files, or a context.
+        tickets: whether a context that is made gives out session tickets in TLS 1.3. Where nobody
+            can hold them back until the first answer, as `Engine.take` does, they lose what a client
+            sends that closes without reading. Without them each connection shakes hands in full.
 
     Raises:
         SettingError: a file is missing or unreadable, or the key does not belong to the
@@ -44,7 +50,10 @@ def server_context(source: TLSSource) -> ssl.SSLContext:
         if not os.access(file, os.R_OK):
             what = "cannot be read" if os.path.exists(file) else "does not exist"
             raise SettingError(f"the TLS file {os.fspath(file)} {what}")
-    return _from_files(files)
+    context = _from_files(files)
+    if not tickets:
+        context.num_tickets = 0
+    return context
 
 
 def _from_files(files: Sequence[str | os.PathLike[str]]) -> ssl.SSLContext:

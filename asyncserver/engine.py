@@ -100,6 +100,8 @@ class Engine:
     def decrypt(self, data: bytes = b"") -> bytes:
         """Take what has come, and return a turn's worth of what it says, perhaps nothing."""
         self.calm = not self.ended and self.error is None
+        if not self.calm:
+            return b""
         if not self._arrived and not self._rest and _is_one_record(data):
             return self._open(data)
         if data:

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 __all__ = ("take_turns",)
 
-SLICE: Final = 0.005  # seconds in a turn of the loop; one handshake step is done in any case
+SLICE: Final = 0.002  # seconds in a turn of the loop; one handshake step is done in any case
 
 
 class Queue:

@@ -94,7 +94,7 @@ class Server:
         limits = service.narrow(limits)
         self._terms = Terms(
             service=service,
-            tls=None if tls is None else server_context(tls),
+            tls=None if tls is None else server_context(tls, tickets=service.blocking is None),
             limits=limits,
             timeouts=timeouts,
             observers=events.Observers((self._tally, log, *observers)),

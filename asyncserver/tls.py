@@ -171,12 +171,11 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         engine = self._engine
-        if self._above is not None and not (self._paused or self._going_on or self._closing):
-            if not engine.ended:
-                self._advance(data)
-            else:
-                self._later()  # so that what is dropped, once a turn, holds nobody up either
-        elif not engine.ended:
+        if engine.ended:
+            self._later()  # what is dropped, one read a turn, holds nobody up either
+        elif self._above is not None and not (self._paused or self._going_on or self._closing):
+            self._advance(data)
+        else:
             engine.feed(data)
             if not engine.shaken:
                 self._shake_later()

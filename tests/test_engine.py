@@ -48,6 +48,8 @@ def test_data_and_end_in_pieces(pieces, tls: TLS, peer):
     said = peer.say(data[:1], data[1:3000], data[3000:]) + peer.say_close_notify() + b"trailing"
     assert everything(engine, said, pieces)[0] == data
     assert engine.ended
+    assert engine.decrypt(peer.records(sent=4).data(b"evil")) == b""
+    assert not engine.waiting
     assert not engine.calm
     assert engine.error is None
 

@@ -7,13 +7,16 @@ import logging
 import os
 import shutil
 import socket
+import socketserver
 import ssl
 import struct
+import threading
 from pathlib import Path
 
 import pytest
 from anyio.streams.tls import TLSAttribute
 
+import compat
 from asyncserver import (
     ConnectionBusy,
     HandshakeError,
@@ -432,6 +435,14 @@ async def test_deadlines_of_handshakes(tls: TLS, recorder):
 # -- clients that do not keep to it ---------------------------------------------------------------
 
 
+def send_only(address, peer, data):
+    with socket.create_connection((address.host, address.port), 10) as sock:
+        sock.sendall(peer.shake())
+        while not peer.shaken:
+            sock.sendall(peer.shake(sock.recv(10_000)))
+        sock.sendall(peer.say(data) + peer.say_close_notify())
+
+
 async def test_client_that_sends_and_closes_without_reading_loses_nothing(
     tls: TLS, authority, tmp_path
 ):
@@ -443,22 +454,29 @@ async def test_client_that_sends_and_closes_without_reading_loses_nothing(
         await closed.wait()
         got.set_result(await connection.read())
 
-    def send(address):
-        peer = Peer(authority, tmp_path)
-        with socket.create_connection((address.host, address.port), 10) as sock:
-            sock.sendall(peer.shake())
-            while not peer.shaken:
-                sock.sendall(peer.shake(sock.recv(10_000)))
-            sock.sendall(peer.say(data) + peer.say_close_notify())
-
     tickets = tls.server.num_tickets
-    async with serving(
-        handler, TCP, tls=tls.server, limits=Limits(read_buffer=len(data))
-    ) as server:
-        await asyncio.to_thread(send, server.addresses[0])
+    limits = Limits(read_buffer=len(data))
+    async with serving(handler, TCP, tls=tls.server, limits=limits) as server:
+        await asyncio.to_thread(send_only, server.addresses[0], Peer(authority, tmp_path), data)
         closed.set()
         assert await got == data
     assert tls.server.num_tickets == tickets > 0  # somebody else's, and left as it was
+
+
+async def test_threads_lose_nothing_either_with_a_context_from_files(tls: TLS, authority, tmp_path):
+    data = b"line\n" * 1000
+    closed, got = threading.Event(), asyncio.get_running_loop().create_future()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            closed.wait(10)
+            got.get_loop().call_soon_threadsafe(got.set_result, self.rfile.read())
+
+    files = (tls.certificate, tls.key)
+    async with serving(compat.threaded(Handler), TCP, tls=files) as server:
+        await asyncio.to_thread(send_only, server.addresses[0], Peer(authority, tmp_path), data)
+        closed.set()
+        assert await got == data
 
 
 async def test_sessions_are_resumed(tls: TLS):
