@@ -18,16 +18,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from asyncserver.engine import TURN, Engine, reason
+from asyncserver.engine import RECORD, TURN, Engine, reason
 from asyncserver.errors import HandshakeError, UpgradeRefusedError
 from asyncserver.handshakes import take_turns
 
 __all__ = ("TLSTransport", "shake_hands")
 
 HANDSHAKE_RECORD: Final = 0x16  # RFC 8446, section 5.1: the first byte of a ClientHello
-HELLO: Final = (
-    64 * 1024
-)  # bytes of a handshake that may wait for their turn before the peer is paused
+HELLO: Final = 64 * 1024  # bytes that may wait for a handshake, or its end, with the peer unpaused
 ANSWERS: Final = 4 * 1024  # bytes of our answers (27 a KeyUpdate) on top of a full write buffer
 
 
@@ -430,7 +428,10 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
         self._control_reading()
 
     def _answer(self) -> None:
-        """Send what OpenSSL answers by itself: a peer that takes nothing must not pile it up."""
+        """Send what OpenSSL says by itself, also the alert behind which a connection ends.
+
+        A peer that takes nothing must not pile it up.
+        """
         if self._full:
             self._answers += self._engine.pending
             if self._answers > ANSWERS:
@@ -483,12 +484,12 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
         """Encrypt another turn's worth, if the transport below takes it."""
         self._encrypting = False
         left = TURN
-        while self._unsent and left and not self._full:
+        while self._unsent and left > 0 and not self._full:
             rest = self._unsent.popleft()
             if len(rest) > left:
                 self._unsent.appendleft(rest[left:])
             self._encrypt(rest[:left])
-            left -= min(left, len(rest))
+            left -= len(rest) + RECORD
         if self._unsent:
             if not self._full:
                 self._encrypt_later()
@@ -527,5 +528,4 @@ class TLSTransport(_FlowControlMixin, asyncio.Protocol):
     def _fatal(self, exc: Exception) -> None:
         """End a connection that cannot go on."""
         self._error = exc
-        self._flush()  # the alert that tells the peer why
         self.abort()

@@ -318,6 +318,19 @@ async def test_long_write_waits_for_the_transport_below(tls: TLS, peer):
     assert above.calls == ["pause", "resume"]
 
 
+async def test_small_writes_behind_a_long_one_have_their_price(tls: TLS, peer):
+    below, layer = await shake(tls.server, peer)
+    put_on(layer, Above())
+    layer.write(bytes(TURN + 1))
+    for _ in range(1000):
+        layer.write(b"x")
+    while layer.get_write_buffer_size():
+        before = layer.get_write_buffer_size()
+        await turns(1)
+        assert before - layer.get_write_buffer_size() <= 100
+    assert len(peer.hear(below.take())) == TURN + 1001
+
+
 async def test_abort_in_the_middle_of_a_long_write(tls: TLS, peer):
     below, layer = await shake(tls.server, peer)
     above = put_on(layer, Above())
