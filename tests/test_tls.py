@@ -596,14 +596,17 @@ class Sender(asyncio.Protocol):
 async def test_sendfile(tls: TLS, tmp_path):
     loop = asyncio.get_running_loop()
     data = os.urandom(1_000_000)
-    Sender.file = str(tmp_path / "file")
-    Path(Sender.file).write_bytes(data)
-    Sender.failed = loop.create_future()
-    async with serving(Sender, TCP, tls=tls.server) as server:
+
+    class Here(Sender):
+        file = str(tmp_path / "file")
+        failed = loop.create_future()
+
+    Path(Here.file).write_bytes(data)
+    async with serving(Here, TCP, tls=tls.server) as server:
         async with connect(server.addresses[0], **client_options(tls.client)) as (reader, writer):
             writer.write(b"go")
             got = await reader.read()
-            error = await Sender.failed
+            error = await Here.failed
     if isinstance(loop, asyncio.SelectorEventLoop):
         assert error is None
         assert got == data
@@ -641,19 +644,22 @@ class Nested(asyncio.Protocol):
 
 async def test_start_tls_of_the_loop(tls: TLS):
     loop = asyncio.get_running_loop()
-    Nested.context = tls.server
-    Nested.failed = loop.create_future()
-    async with serving(Nested, TCP, tls=tls.server) as server:
+
+    class Here(Nested):
+        context = tls.server
+        failed = loop.create_future()
+
+    async with serving(Here, TCP, tls=tls.server) as server:
         async with connect(server.addresses[0], **client_options(tls.client)) as (reader, writer):
             writer.write(b"STARTTLS\n")
             assert await reader.readline() == b"go\n"
             if isinstance(loop, asyncio.SelectorEventLoop):
                 await writer.start_tls(tls.client, server_hostname="localhost")
-                assert await Nested.failed is None
+                assert await Here.failed is None
                 writer.write(b"hello\n")
                 assert await reader.readline() == b"HELLO\n"
             else:  # uvloop takes its own transports only
-                error = await Nested.failed
+                error = await Here.failed
                 assert isinstance(error, TypeError)
                 assert "TLSTransport" in str(error)
 
