@@ -21,6 +21,7 @@ from asyncserver.attributes import (
 )
 from asyncserver.buffer import ReceiveBuffer
 from asyncserver.closing import Closing
+from asyncserver.contexts import server_context
 from asyncserver.errors import (
     ConnectionBusy,
     ConnectionClosed,
@@ -31,7 +32,7 @@ from asyncserver.limits import Limits, Timeouts
 from asyncserver.pace import COSTLY
 from asyncserver.protocol import StreamProtocol
 from asyncserver.reader import Reader
-from asyncserver.tls import TLSTransport, server_context
+from asyncserver.tls import TLSTransport
 
 __all__ = ("Connection",)
 

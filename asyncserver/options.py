@@ -8,10 +8,10 @@ from typing import Any, TypedDict
 from asyncserver import events
 from asyncserver.address import Address
 from asyncserver.certificate import check_certificate
+from asyncserver.contexts import TLSSource, server_context
 from asyncserver.errors import SettingError
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.settings import check_files, check_flag, check_kind, check_mode
-from asyncserver.tls import TLSSource, server_context
 
 __all__ = ("Options", "check_addresses", "check_options")
 
@@ -42,7 +42,13 @@ def check_addresses(addresses: Sequence[Any]) -> list[Address | socket.socket]:
 
 
 def check_options(
-    *, tls: TLSSource | None, limits: Limits, timeouts: Timeouts, mode: int | None, reuse_port: bool
+    *,
+    tls: TLSSource | None,
+    tickets: bool,
+    limits: Limits,
+    timeouts: Timeouts,
+    mode: int | None,
+    reuse_port: bool,
 ) -> ssl.SSLContext | None:
     """Look at all that is given by name, and return the context that `tls` stands for.
 
@@ -57,6 +63,6 @@ def check_options(
     check_files(tls)
     if tls is None:
         return None
-    context = server_context(tls)
+    context = server_context(tls, tickets=tickets)
     check_certificate(context)
     return context

@@ -17,6 +17,7 @@ from asyncserver import events
 from asyncserver.address import Address
 from asyncserver.closing import Closing
 from asyncserver.connection import Connection
+from asyncserver.contexts import TLSSource
 from asyncserver.crew import Crew
 from asyncserver.doors import Doors
 from asyncserver.drain import Drain
@@ -31,7 +32,6 @@ from asyncserver.session import Terms
 from asyncserver.settings import check_grace, check_observers, known_words_only
 from asyncserver.states import ServerState, advance
 from asyncserver.stats import Stats, Tally
-from asyncserver.tls import TLSSource
 
 __all__ = ("DEFAULT_GRACE", "Server")
 
@@ -78,13 +78,18 @@ class Server:
         observers: Sequence[events.Observer] = (),
     ) -> None:
         self._addresses = check_addresses(addresses)
+        service = adapt(handler, self)
         context = check_options(
-            tls=tls, limits=limits, timeouts=timeouts, mode=mode, reuse_port=reuse_port
+            tls=tls,
+            tickets=service.blocking is None,
+            limits=limits,
+            timeouts=timeouts,
+            mode=mode,
+            reuse_port=reuse_port,
         )
         self._mode = mode
         self._reuse_port = reuse_port
         self._tally = Tally()
-        service = adapt(handler, self)
         limits = service.narrow(limits)
         self._terms = Terms(
             service=service,

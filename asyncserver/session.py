@@ -222,6 +222,7 @@ class Session:
             if seconds is None:
                 raise
             raise DeadlineExceeded("handshake", seconds) from None
+        self._transport = layer
         protocol.connection_made(layer)
         layer.start(protocol)
 

@@ -1,61 +1,32 @@
 """TLS between a transport and a protocol: the handshake, and the same bytes in clear.
 
-One layer for every loop, over `ssl.MemoryBIO` (as asyncio's own, PEP 644 and cpython#81744). It
-exists because `loop.start_tls()` loses or mixes up bytes at the moment of the upgrade on some
-loops, and because a handshake is ours to time and to count: see `upgrade`.
+One layer for every loop, over `engine` (as asyncio's own, PEP 644 and cpython#81744). It exists
+because `loop.start_tls()` loses or mixes up bytes at the moment of the upgrade on some loops, and
+because a handshake is ours to time and to count: see `upgrade`.
+
+Nobody holds the loop here: what comes is decrypted, and what goes is encrypted, a turn's worth at a
+time, while the transport below is paused; handshakes take turns (`handshakes`).
 """
 
 import asyncio
 import contextlib
-import os
+import socket
 import ssl
+from asyncio import constants
+from asyncio.transports import _FlowControlMixin
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from asyncserver.errors import HandshakeError, SettingError, UpgradeRefusedError
+from asyncserver.engine import RECORD, TURN, Engine, reason
+from asyncserver.errors import HandshakeError, UpgradeRefusedError
+from asyncserver.handshakes import take_turns
 
-__all__ = ("TLSSource", "TLSTransport", "server_context", "shake_hands")
+__all__ = ("TLSTransport", "shake_hands")
 
-TLSSource = ssl.SSLContext | str | os.PathLike[str] | tuple[str | os.PathLike[str], ...]
-"""What `tls=` takes: a context, a PEM file with both, or (certificate chain, key)."""
-
-# One record, which is all that one OpenSSL read returns. asyncio and uvloop ask for 256 KiB, which
-# malloc(3) may map and unmap each time: that makes small messages up to twice as dear on uvloop.
-READ_SIZE: Final = 16 * 1024
 HANDSHAKE_RECORD: Final = 0x16  # RFC 8446, section 5.1: the first byte of a ClientHello
-
-
-def server_context(source: TLSSource) -> ssl.SSLContext:
-    """Make the context of a server: TLS 1.2 or newer, Python's default ciphers.
-
-    Raises:
-        SettingError: a file is missing or unreadable, or the key does not belong to the
-            certificate.
-
-    """
-    if isinstance(source, ssl.SSLContext):
-        if source.protocol == ssl.PROTOCOL_TLS_CLIENT:
-            raise SettingError(
-                "tls= has a client's context: write ssl.create_default_context(Purpose.CLIENT_AUTH)"
-            )
-        return source
-    files = (source,) if isinstance(source, str | os.PathLike) else source
-    if not isinstance(files, tuple | list):
-        raise SettingError(f"tls= is {source!r}: write an SSLContext, or (certificate, key)")
-    if not 1 <= len(files) <= 2:  # noqa: PLR2004 - certificate and key
-        raise SettingError(f"tls= has {len(files)} files: write (certificate, key)")
-    certificate, key = files[0], files[-1] if len(files) > 1 else None
-    for file in files:
-        if not os.access(file, os.R_OK):
-            reason = "cannot be read" if os.path.exists(file) else "does not exist"
-            raise SettingError(f"the TLS file {os.fspath(file)} {reason}")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(certificate, key, password=_no_prompt)
-    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
-        names = " and ".join(os.fspath(file) for file in files)
-        raise SettingError(f"the TLS files {names} do not work: {_reason(exc)}") from exc
-    return context
+HELLO: Final = 64 * 1024  # bytes that may wait for a handshake, or its end, with the peer unpaused
+ANSWERS: Final = 4 * 1024  # bytes of our answers (27 a KeyUpdate) on top of a full write buffer
 
 
 async def shake_hands(sock: ssl.SSLSocket) -> None:
@@ -91,32 +62,53 @@ def _set(ready: "asyncio.Future[None]") -> None:
         ready.set_result(None)
 
 
-class TLSTransport(asyncio.Transport, asyncio.Protocol):
+class TLSTransport(_FlowControlMixin, asyncio.Protocol):
     """A transport to the protocol above it, a protocol to the transport below it.
 
     Nothing is decrypted before `start`, so whoever comes above misses no byte.
+
+    On the stock loop, `loop.start_tls` (TLS inside TLS) and `loop.sendfile` (by reading and writing)
+    take it; both ask for private marks and for the base class, hence these. uvloop has no `sendfile`,
+    and its `start_tls` takes its own transports only: both say so, with NotImplementedError and
+    TypeError.
+
+    Attributes:
+        truncated: the stream ended without close_notify, so whoever sits between may have cut it
+            short (RFC 8446, section 6.1). Set before `eof_received()` is called.
+
     """
 
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.FALLBACK
+
     def __init__(self, context: ssl.SSLContext) -> None:
-        super().__init__()
+        loop = asyncio.get_running_loop()
+        super().__init__(loop=loop)
+        self._loop = loop
+        self._protocol_paused = False
         # for a connection's life
         self._context = context
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._engine = Engine(context)
         self._below: asyncio.Transport
         self._above: asyncio.Protocol | asyncio.BufferedProtocol | None = None
-        self._loop = asyncio.get_running_loop()
         # for the handshake
         self._shaken: asyncio.Future[None] = self._loop.create_future()
         # of now: what comes
-        self._held: list[bytes] = []  # decrypted, and not yet delivered
-        self._paused = False
-        self._ended = False  # the peer sends no more
-        self._told = False  # and the protocol above knows it
+        self._plain = b""  # decrypted, and not yet delivered: a BufferedProtocol has paused
+        self._paused = False  # by the protocol above
+        self._holding = False  # the transport below is paused
+        self._shaking = False  # when it is our turn
+        self._going_on = False  # in a turn of its own
+        self._eof = False  # of the transport below
+        self._told = False  # the protocol above knows of the end
+        self.truncated = False
         # of now: what goes
-        self._writing_paused = False
+        self._full = False  # says the transport below
+        self._answers = 0  # bytes of our answers since then
+        self._unsent: deque[memoryview] = deque()  # not yet encrypted
+        self._encrypting = False  # in a turn of its own
         self._finished = False  # write_eof() was called
+        self._shut = False  # and the transport below was told
         self._closing = False
         # of the end
         self._lost = False
@@ -163,10 +155,10 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         """Deliver what was decrypted, and what is to come, to `protocol`."""
         if self._above is None:  # else its connection_made() has put another in its place
             self._above = protocol
-        if self._writing_paused:
+        if self._protocol_paused:
             self._above.pause_writing()
         if self._lost:  # since the handshake
-            self._loop.call_soon(self._above.connection_lost, self._error)
+            self._later()
         else:
             self._go_on()
 
@@ -176,41 +168,50 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._below = transport  # type: ignore[assignment] # uvloop's derive from nothing
 
     def data_received(self, data: bytes) -> None:
-        if self._ended:
-            return  # behind close_notify everything is to be ignored (RFC 8446, section 6.1)
-        self._incoming.write(data)
-        if self._above is not None:
-            self._decrypt()
-        elif not self._shaken.done():
-            self._shake()
+        engine = self._engine
+        if engine.ended:
+            self._later()  # what is dropped, one read a turn, holds nobody up either
+        elif self._above is not None and not (self._paused or self._going_on or self._closing):
+            self._advance(data)
+        else:
+            engine.feed(data)
+            if not engine.shaken:
+                self._shake_later()
+            self._control_reading()
 
     def eof_received(self) -> bool:
-        self._ended = True
-        if not self._shaken.done():
-            self._fail_handshake(HandshakeError("the peer left in the middle of the handshake"))
-        elif self._above is not None:
-            self._decrypt()  # what is left first
+        self._eof = True
+        if not self._engine.shaken:
+            self._shake_later()  # with what is left
+        elif not self._going_on:
+            self._go_on()  # likewise
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._ended = self._closing = self._lost = True
+        """Tell the protocol above, but of a reset only behind what had come before."""
+        self._lost = True
         if self._error is None:
             self._error = exc
+        self._unsent.clear()
         if not self._shaken.done():
             self._fail_handshake(HandshakeError(f"the connection was lost: {exc}"))
-        above, self._above = self._above, None  # they hold each other, and OpenSSL's memory
-        if above is not None:
-            above.connection_lost(self._error)
+        self._full = False
+        self._control_writing()  # who waits to send sees that it is closing
+        if self._closing or exc is None:
+            self._say_lost()
+        elif not self._going_on:
+            self._go_on()
 
     def pause_writing(self) -> None:
-        self._writing_paused = True
-        if self._above is not None:
-            self._above.pause_writing()
+        self._full = True
+        self._control_writing()
 
     def resume_writing(self) -> None:
-        self._writing_paused = False
-        if self._above is not None:
-            self._above.resume_writing()
+        self._full = False
+        self._answers = 0
+        if self._unsent:
+            self._encrypt_later()
+        self._control_writing()
 
     # -- from above ----------------------------------------------------------------------------
 
@@ -219,14 +220,15 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             raise RuntimeError("Cannot call write() after write_eof()")  # asyncio's words
         if self._closing or not data:
             return
-        rest = data if type(data) is bytes else memoryview(data).cast("B")
-        try:
-            while (written := self._tls.write(rest)) < len(rest):  # a record at a time
-                rest = memoryview(rest)[written:]
-        except ssl.SSLError as exc:
-            self._fatal(exc)
-            return
-        self._flush()
+        if type(data) is memoryview:
+            data = data.cast("B")
+        if len(data) <= TURN and not self._unsent:
+            self._encrypt(data)
+        elif not self._below.is_closing():  # in turns, as the transport below takes it
+            self._unsent.append(memoryview(data if type(data) is bytes else bytes(data)))
+            if not self._encrypting:
+                self._encrypt_more()
+            self._control_writing()
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         self.write(b"".join(list_of_data))
@@ -236,46 +238,54 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def write_eof(self) -> None:
         """Send close_notify: nothing more comes from here, but we go on reading (RFC 8446, 6.1)."""
-        if self._closing or self._finished or self._below.is_closing():
+        if self._finished or self.is_closing():
             return
-        error = self._read()  # OpenSSL breaks on data that it still has when it says close_notify
-        if error is not None:
-            self._fatal(error)
-            return
-        self._notify()
         self._finished = True
-        self._below.write_eof()
+        if not self._unsent:
+            self._end_writing()
 
     def close(self) -> None:
         """Send close_notify and what is still to be sent, then close, without waiting for theirs."""
-        if not self._closing and not self._finished:
-            self._notify()
+        if self._closing:
+            return
         self._closing = True
-        self._below.close()
+        if self._lost:
+            self._loop.call_soon(self._say_lost)
+        elif not self._unsent:
+            self._end_writing()
 
     def abort(self) -> None:
         self._closing = True
-        self._below.abort()
+        self._unsent.clear()
+        if self._lost:
+            self._loop.call_soon(self._say_lost)
+        else:
+            self._below.abort()
+
+    def _force_close(self, exc: Exception | None) -> None:
+        """Abort because of `exc`, which is what asyncio's TLS does to the transport below it."""
+        if self._error is None:
+            self._error = exc
+        self.abort()
 
     def is_closing(self) -> bool:
-        return self._below.is_closing()
+        return self._closing or self._below.is_closing()
 
     def is_reading(self) -> bool:
-        return not self._paused and self._below.is_reading()
+        return not self._paused and not self.is_closing()
 
     def pause_reading(self) -> None:
         self._paused = True
-        if not self._ended:
-            self._below.pause_reading()
+        self._control_reading()
 
     def resume_reading(self) -> None:
         if not self._paused:
             return
         self._paused = False
-        if not self._ended:
-            self._below.resume_reading()
-        # Later, because the caller is about to wait for just these bytes.
-        self._loop.call_soon(self._go_on)
+        if self._engine.waiting or not self._engine.calm or self._plain or self._eof or self._lost:
+            self._later()  # because the caller is about to wait for just these bytes
+        else:
+            self._control_reading()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         assert isinstance(protocol, asyncio.Protocol | asyncio.BufferedProtocol)
@@ -288,40 +298,63 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._below.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
-        return self._below.get_write_buffer_size()
+        return self._below.get_write_buffer_size() + sum(map(len, self._unsent))
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         return self._below.get_write_buffer_limits()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        tls = self._engine.tls
         match name:
             case "ssl_object":
-                return self._tls
+                return tls
             case "sslcontext":
                 return self._context
             case "peercert":
-                return self._tls.getpeercert()
+                return tls.getpeercert()
             case "cipher":
-                return self._tls.cipher()
+                return tls.cipher()
             case "compression":
-                return self._tls.compression()
+                return tls.compression()
         return self._below.get_extra_info(name, default)
 
-    # -- inside --------------------------------------------------------------------------------
+    # -- the handshake -------------------------------------------------------------------------
+
+    def _shake_later(self) -> None:
+        if not self._shaking:
+            self._shaking = True
+            take_turns(self._loop, self._shake)
+        self._control_reading()
 
     def _shake(self) -> None:
+        self._shaking = False
+        if self._shaken.done():
+            return
         try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._flush()
+            over = self._engine.shake()
         except (ssl.SSLError, ssl.CertificateError) as exc:
             self._flush()  # the alert that tells the peer why
-            error = HandshakeError(_reason(exc))
+            error = HandshakeError(reason(exc))
             error.__cause__ = exc
             self._fail_handshake(error)
-        else:
-            self._flush()
+            return
+        self._flush()
+        if over:
+            self._acknowledge()
             self._shaken.set_result(None)
+        elif self._eof:
+            self._fail_handshake(HandshakeError("the peer left in the middle of the handshake"))
+        self._control_reading()
+
+    def _acknowledge(self) -> None:
+        """Acknowledge the end of the handshake now, not with our answer, nor 40 ms later.
+
+        Nagle's algorithm keeps a client's first request, being short, until that has come.
+        """
+        sock = self._below.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            with contextlib.suppress(OSError, AttributeError):  # Linux has it
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _fail_handshake(self, error: Exception) -> None:
         self._closing = True
@@ -329,10 +362,34 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._shaken.set_exception(error)
         self._shaken.exception()  # nobody may be left to ask
 
+    # -- what comes ----------------------------------------------------------------------------
+
+    def _later(self) -> None:
+        if not self._going_on:
+            self._going_on = True
+            self._loop.call_soon(self._go_on)
+            self._control_reading()
+
     def _go_on(self) -> None:
-        """Deliver what waits here. An error of the protocol above ends the connection, as below."""
+        self._going_on = False
+        wanted = self._above is not None and not self._paused and not self._closing
+        if wanted and (self._lost or not self._below.is_closing()):
+            self._advance()
+        else:
+            self._control_reading()
+
+    def _advance(self, came: bytes = b"") -> None:
+        """Deliver a turn's worth. An error of the protocol above ends the connection."""
+        engine, above = self._engine, self._above
         try:
-            self._decrypt()
+            data = self._plain or engine.decrypt(came)
+            self._plain = b""
+            if isinstance(above, asyncio.BufferedProtocol):
+                self._deliver_into(above, memoryview(data))
+            elif data and above is not None:
+                above.data_received(data)
+            if self._holding or not engine.calm or self._eof or self._lost:
+                self._see_to_the_rest()
         except Exception as exc:
             self._fatal(exc)
             self._loop.call_exception_handler(
@@ -344,49 +401,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
                 }
             )
 
-    def _decrypt(self) -> None:
-        """Deliver what has come, and behind it the end."""
-        if self._paused or self._below.is_closing():
-            return
-        error = self._read()
-        if self._outgoing.pending:  # answers to what came after the handshake: tickets, new keys
-            self._flush()
-        self._deliver()
-        if error is not None:
-            self._fatal(error)
-        elif self._ended and not self._held and not self._paused:
-            self._end()
-
-    def _read(self) -> ssl.SSLError | None:
-        """Decrypt what has come, and hold it; return what is wrong with the rest."""
-        try:
-            while chunk := self._tls.read(READ_SIZE):
-                self._held.append(chunk)
-                if not self._incoming.pending:
-                    return None  # spares the exception that says "no more"
-            self._ended = True  # close_notify
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self._ended = True  # close_notify, after ours
-        except ssl.SSLError as exc:
-            return exc
-        return None
-
-    def _deliver(self) -> None:
-        if not self._held:
-            return
-        data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-        self._held.clear()
-        if isinstance(self._above, asyncio.BufferedProtocol):
-            self._deliver_into(self._above, memoryview(data))
-        elif self._above is not None:
-            self._above.data_received(data)
-
     def _deliver_into(self, protocol: asyncio.BufferedProtocol, view: memoryview) -> None:
-        while view and self._above is protocol and not self._paused:
-            if self._below.is_closing():
-                return
+        while view and self._above is protocol and not self._paused and not self._closing:
             buffer = memoryview(protocol.get_buffer(len(view))).cast("B")
             size = min(len(view), len(buffer))
             if not size:
@@ -394,41 +410,122 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             buffer[:size] = view[:size]
             view = view[size:]
             protocol.buffer_updated(size)
-        if view:
-            self._held.insert(0, bytes(view))
-            if not self._paused:
-                self._deliver()  # to the one that has taken its place
+        self._plain = bytes(view)  # for when it goes on, or for the one that has taken its place
+        if view and not self._paused:
+            self._later()
 
-    def _end(self) -> None:
-        """Say once that nothing more comes, unless nobody wants to know any more."""
-        if self._told or self._above is None or self._below.is_closing():
-            return
-        self._told = True
-        if not self._above.eof_received():
-            self.close()
+    def _see_to_the_rest(self) -> None:
+        engine = self._engine
+        if engine.pending:
+            self._answer()
+        if not self._paused and not self._closing:
+            if self._plain or engine.ready:
+                self._later()
+            elif engine.error is not None:
+                self._fatal(engine.error)
+            else:
+                self._say_end()
+        self._control_reading()
 
-    def _notify(self) -> None:
-        with contextlib.suppress(ssl.SSLError):  # SSLWantRead: nobody waits for theirs
-            self._tls.unwrap()
+    def _answer(self) -> None:
+        """Send what OpenSSL says by itself, also the alert behind which a connection ends.
+
+        A peer that takes nothing must not pile it up.
+        """
+        if self._full:
+            self._answers += self._engine.pending
+            if self._answers > ANSWERS:
+                self._fatal(ssl.SSLError("the peer asks for answers and does not read them"))
         self._flush()
 
+    def _say_end(self) -> None:
+        """Say once that nothing more comes, if it is so."""
+        above, engine = self._above, self._engine
+        if (engine.ended or self._eof) and not self._told and above is not None:
+            self._told = True
+            self.truncated = not engine.ended
+            if not above.eof_received():
+                self.close()
+        if self._lost:
+            self._say_lost()
+
+    def _say_lost(self) -> None:
+        above, self._above = self._above, None  # they hold each other, and OpenSSL's memory
+        if above is not None:
+            above.connection_lost(self._error)
+
+    def _control_reading(self) -> None:
+        """Let the transport below read while nothing much waits here."""
+        hold = self._paused or self._going_on or self._engine.waiting > HELLO
+        if hold != self._holding and not self._eof and not self._below.is_closing():
+            self._holding = hold
+            if hold:
+                self._below.pause_reading()
+            else:
+                self._below.resume_reading()
+
+    # -- what goes -----------------------------------------------------------------------------
+
+    def _encrypt(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            data = self._engine.encrypt(data)
+        except ssl.SSLError as exc:
+            self._fatal(exc)
+            return
+        if not self._below.is_closing():
+            self._below.write(data)
+
+    def _encrypt_later(self) -> None:
+        if not self._encrypting:
+            self._encrypting = True
+            self._loop.call_soon(self._encrypt_more)
+
+    def _encrypt_more(self) -> None:
+        """Encrypt another turn's worth, if the transport below takes it."""
+        self._encrypting = False
+        left = TURN
+        while self._unsent and left > 0 and not self._full:
+            rest = self._unsent.popleft()
+            if len(rest) > left:
+                self._unsent.appendleft(rest[left:])
+            self._encrypt(rest[:left])
+            left -= len(rest) + RECORD
+        if self._unsent:
+            if not self._full:
+                self._encrypt_later()
+            return
+        self._control_writing()
+        if (self._closing or self._finished) and not self._lost:
+            self._end_writing()
+
+    def _control_writing(self) -> None:
+        """Tell the protocol above whether the one below is full, or something waits to go there."""
+        paused = self._full or bool(self._unsent)
+        if paused != self._protocol_paused:
+            self._protocol_paused = paused
+            if self._above is not None:
+                if paused:
+                    self._above.pause_writing()
+                else:
+                    self._above.resume_writing()
+
+    def _end_writing(self) -> None:
+        """Say close_notify behind all that was written, and do below what was asked for here."""
+        if not self._shut:
+            self._engine.say_close_notify()
+            self._flush()
+        if self._closing:
+            self._below.close()
+        elif not self._shut:
+            self._shut = True
+            self._below.write_eof()
+
     def _flush(self) -> None:
-        data = self._outgoing.read()
-        if data and not self._finished and not self._below.is_closing():
+        data = self._engine.take()
+        if data and not self._shut and not self._below.is_closing():
             self._below.write(data)
 
     def _fatal(self, exc: Exception) -> None:
         """End a connection that cannot go on."""
-        self._closing = True
         self._error = exc
-        self._flush()  # the alert that tells the peer why
-        self._below.abort()
-
-
-def _no_prompt() -> str:
-    raise ValueError("the key is encrypted; load it into an SSLContext and give that")
-
-
-def _reason(exc: Exception) -> str:
-    reason = getattr(exc, "reason", None)
-    return reason.replace("_", " ").lower() if isinstance(reason, str) else str(exc)
+        self.abort()

@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 import logging
 import os
 import shutil
 import socket
+import socketserver
 import ssl
 import struct
+import threading
 from pathlib import Path
 
 import pytest
 from anyio.streams.tls import TLSAttribute
 
+import compat
 from asyncserver import (
     ConnectionBusy,
     HandshakeError,
@@ -22,9 +26,11 @@ from asyncserver import (
     Timeouts,
     UpgradeRefusedError,
 )
-from asyncserver.events import Closed, HandshakeFailed
-from asyncserver.tls import server_context
+from asyncserver.contexts import server_context
+from asyncserver.engine import TURN
+from asyncserver.events import Closed, Expired, HandshakeFailed
 from tests.conftest import TLS, connect, descriptors, serving, upper
+from tests.tlspeer import Peer
 
 TCP = "tcp://127.0.0.1:0"
 
@@ -426,6 +432,238 @@ async def test_deadlines_of_handshakes(tls: TLS, recorder):
     assert "handshake deadline of 10 s" in str(outcome[0])
 
 
+# -- clients that do not keep to it ---------------------------------------------------------------
+
+
+def send_only(address, peer, data):
+    with socket.create_connection((address.host, address.port), 10) as sock:
+        sock.sendall(peer.shake())
+        while not peer.shaken:
+            sock.sendall(peer.shake(sock.recv(10_000)))
+        sock.sendall(peer.say(data) + peer.say_close_notify())
+
+
+async def test_client_that_sends_and_closes_without_reading_loses_nothing(
+    tls: TLS, authority, tmp_path
+):
+    """What is left unread in its kernel would make that reset the connection (RFC 2525, 2.17)."""
+    data = b"line\n" * 20_000
+    closed, got = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def handler(connection):
+        await closed.wait()
+        got.set_result(await connection.read())
+
+    tickets = tls.server.num_tickets
+    limits = Limits(read_buffer=len(data))
+    async with serving(handler, TCP, tls=tls.server, limits=limits) as server:
+        await asyncio.to_thread(send_only, server.addresses[0], Peer(authority, tmp_path), data)
+        closed.set()
+        assert await got == data
+    assert tls.server.num_tickets == tickets > 0  # somebody else's, and left as it was
+
+
+async def test_threads_lose_nothing_either_with_a_context_from_files(tls: TLS, authority, tmp_path):
+    data = b"line\n" * 1000
+    closed, got = threading.Event(), asyncio.get_running_loop().create_future()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            closed.wait(10)
+            got.get_loop().call_soon_threadsafe(got.set_result, self.rfile.read())
+
+    files = (tls.certificate, tls.key)
+    async with serving(compat.threaded(Handler), TCP, tls=files) as server:
+        await asyncio.to_thread(send_only, server.addresses[0], Peer(authority, tmp_path), data)
+        closed.set()
+        assert await got == data
+
+
+async def test_sessions_are_resumed(tls: TLS):
+    def talk(address, session):
+        with (
+            socket.create_connection((address.host, address.port), 10) as plain,
+            tls.client.wrap_socket(plain, server_hostname="localhost", session=session) as sock,
+        ):
+            sock.sendall(b"hello\n")
+            assert sock.recv(100) == b"HELLO\n"
+            return sock.session, sock.session_reused
+
+    async with serving(upper, TCP, tls=tls.server) as server:
+        session, reused = await asyncio.to_thread(talk, server.addresses[0], None)
+        assert not reused
+        assert (await asyncio.to_thread(talk, server.addresses[0], session))[1]
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+async def test_flood_is_taken_a_turn_at_a_time(buffered, tls: TLS):
+    """Libuv calls 32 times in a row, 256 kB each, unless it is paused from within."""
+    loop = asyncio.get_running_loop()
+    size = 20_000_000
+    done = loop.create_future()
+    in_turn = [0, 0]  # now, and at most
+
+    def count(nbytes):
+        if not in_turn[0]:
+            loop.call_soon(in_turn.__setitem__, 0, 0)
+        in_turn[0] += nbytes
+        in_turn[1] = max(in_turn)
+        received[0] += nbytes
+        if received[0] == size:
+            done.set_result(None)
+
+    received = [0]
+
+    class Sink(asyncio.Protocol):
+        def data_received(self, data):
+            count(len(data))
+
+    class BufferedSink(asyncio.BufferedProtocol):
+        def get_buffer(self, sizehint):
+            return bytearray(sizehint)
+
+        def buffer_updated(self, nbytes):
+            count(nbytes)
+
+    def flood(address):
+        with (
+            socket.create_connection((address.host, address.port), 10) as plain,
+            tls.client.wrap_socket(plain, server_hostname="localhost") as sock,
+        ):
+            sock.sendall(bytes(size))
+            sock.recv(1)
+
+    async with serving(BufferedSink if buffered else Sink, TCP, tls=tls.server) as server:
+        flooding = asyncio.create_task(asyncio.to_thread(flood, server.addresses[0]))
+        await done
+    with contextlib.suppress(OSError):
+        await flooding
+    assert in_turn[1] <= 2 * TURN  # what waited here, and what libuv then has read at once
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_records_without_data_do_not_feed_the_idle_deadline(
+    tls: TLS, authority, tmp_path, recorder
+):
+    async def handler(connection):
+        await connection.readline()
+
+    loop = asyncio.get_running_loop()
+    timeouts = Timeouts(idle=10)
+    peer = Peer(authority, tmp_path)
+    async with serving(
+        handler, TCP, tls=tls.server, timeouts=timeouts, observers=[recorder]
+    ) as server:
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(peer.shake())
+            while not peer.shaken:
+                writer.write(peer.shake(await reader.read(10_000)))
+            start = loop.time()
+            by_hand = peer.records()
+            while not recorder.of(Expired) and loop.time() < start + 60:
+                writer.write(by_hand.key_update(answer=True))
+                await asyncio.sleep(1)
+            assert [expired.deadline for expired in recorder.of(Expired)] == ["idle"]
+            assert loop.time() - start < 10 * 1.2 + 2
+
+
+# -- what the loops do with a transport -----------------------------------------------------------
+
+
+class Sender(asyncio.Protocol):
+    """Sends a file, and closes."""
+
+    file: str
+    failed: "asyncio.Future[Exception | None]"
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.task = asyncio.ensure_future(self.send())
+
+    async def send(self):
+        try:
+            with open(self.file, "rb") as file:
+                await asyncio.get_running_loop().sendfile(self.transport, file)
+        except Exception as exc:
+            self.failed.set_result(exc)
+        else:
+            self.failed.set_result(None)
+        self.transport.close()
+
+
+async def test_sendfile(tls: TLS, tmp_path):
+    loop = asyncio.get_running_loop()
+    data = os.urandom(1_000_000)
+
+    class Here(Sender):
+        file = str(tmp_path / "file")
+        failed = loop.create_future()
+
+    Path(Here.file).write_bytes(data)
+    async with serving(Here, TCP, tls=tls.server) as server:
+        async with connect(server.addresses[0], **client_options(tls.client)) as (reader, writer):
+            writer.write(b"go")
+            got = await reader.read()
+            error = await Here.failed
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        assert error is None
+        assert got == data
+    else:  # uvloop has no sendfile() at all
+        assert isinstance(error, NotImplementedError)
+
+
+class Nested(asyncio.Protocol):
+    """Starts TLS inside TLS."""
+
+    context: ssl.SSLContext
+    failed: "asyncio.Future[Exception | None]"
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        if data == b"STARTTLS\n":
+            self.transport.write(b"go\n")
+            self.task = asyncio.ensure_future(self.start_tls())
+        else:
+            self.transport.write(data.upper())
+
+    async def start_tls(self):
+        try:
+            self.transport = await asyncio.get_running_loop().start_tls(
+                self.transport, self, self.context, server_side=True
+            )
+        except Exception as exc:
+            self.failed.set_result(exc)
+            self.transport.close()
+        else:
+            self.failed.set_result(None)
+
+
+async def test_start_tls_of_the_loop(tls: TLS):
+    loop = asyncio.get_running_loop()
+
+    class Here(Nested):
+        context = tls.server
+        failed = loop.create_future()
+
+    async with serving(Here, TCP, tls=tls.server) as server:
+        async with connect(server.addresses[0], **client_options(tls.client)) as (reader, writer):
+            writer.write(b"STARTTLS\n")
+            assert await reader.readline() == b"go\n"
+            if isinstance(loop, asyncio.SelectorEventLoop):
+                await writer.start_tls(tls.client, server_hostname="localhost")
+                assert await Here.failed is None
+                writer.write(b"hello\n")
+                assert await reader.readline() == b"HELLO\n"
+            else:  # uvloop takes its own transports only
+                error = await Here.failed
+                assert isinstance(error, TypeError)
+                assert "TLSTransport" in str(error)
+
+
 # -- real clients --------------------------------------------------------------------------------
 
 
@@ -490,6 +728,34 @@ def test_files_that_do_not_work(tls: TLS, tmp_path, authority):
     ):
         with pytest.raises(SettingError, match=why):
             server_context(source)
+
+
+def test_files_are_read_once(tls: TLS, authority, tmp_path, monkeypatch):
+    """Another working directory, or none of the files any more, changes nothing."""
+    for name, source in (("certificate.pem", tls.certificate), ("key.pem", tls.key)):
+        shutil.copy(source, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    context = server_context(("certificate.pem", "key.pem"))
+    for name in ("certificate.pem", "key.pem"):
+        Path(name).unlink()
+    monkeypatch.chdir("/")
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(incoming, outgoing, server_side=True)
+    peer = Peer(authority, tmp_path)
+    incoming.write(peer.shake())
+    with pytest.raises(ssl.SSLWantReadError):
+        server.do_handshake()
+    incoming.write(peer.shake(outgoing.read()))
+    server.do_handshake()
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+
+
+def test_expired_certificate_is_for_the_clients_to_judge(authority, tmp_path):
+    past = dt.datetime(2001, 1, 1, tzinfo=dt.UTC)
+    both = tmp_path / "both.pem"
+    leaf = authority.issue_cert("localhost", not_before=past, not_after=past.replace(year=2002))
+    leaf.private_key_and_cert_chain_pem.write_to_path(both)
+    assert isinstance(server_context(both), ssl.SSLContext)
 
 
 def test_datagrams_are_not_encrypted(tls: TLS):
