@@ -8,21 +8,22 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from asyncserver.address import Address, PeerAddress, peer_address
 from asyncserver.errors import (
+    AsyncServerError,
     ConnectionBroken,
     ConnectionClosed,
-    DeadlineExceeded,
     NoReplyAddressError,
 )
+from asyncserver.outbox import Control, Outbox
 
 __all__ = ("Datagram", "DatagramEndpoint")
 
 BATCH: Final = 64  # datagrams in a row before others on the loop get their turn
-RETRY: Final = (0.001, 0.05)  # seconds, first and longest, between two tries to send
+STEPS: Final = 64  # replies likewise, of all handlers of an endpoint; each datagram's first is free
 
 # Linux values that the socket module does not name on every version, see ip(7) and <linux/...>.
 IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
@@ -35,7 +36,6 @@ PEER_GONE: Final = frozenset({
 })  # fmt: skip
 
 ANCILLARY_SIZE: Final = socket.CMSG_SPACE(32)
-Control = list[tuple[int, int, bytes]]  # ancillary data, as recvmsg() and sendmsg() have it
 NO_CONTROL: Final[Control] = []
 
 
@@ -48,7 +48,7 @@ class Datagram:
 
     """
 
-    __slots__ = ("_control", "_endpoint", "_raw_peer", "data", "truncated")
+    __slots__ = ("_answered", "_control", "_endpoint", "_raw_peer", "data", "lost", "truncated")
 
     def __init__(
         self,
@@ -63,6 +63,8 @@ class Datagram:
         self._endpoint = endpoint
         self._raw_peer = raw_peer
         self._control = control
+        self._answered = False
+        self.lost: tuple[AsyncServerError, ...] = ()  # why replies did not go out
 
     def __repr__(self) -> str:
         cut = ", truncated" if self.truncated else ""
@@ -86,20 +88,55 @@ class Datagram:
     async def reply(self, data: bytes | bytearray | memoryview) -> None:
         """Send a datagram back, from the address that this one came to.
 
-        Waits while the socket's send buffer (for Unix sockets: the receiver's queue) is full.
+        Waits while the socket's send buffer (for Unix sockets: the receiver's queue) is full, after
+        the replies to the same Unix peer that wait already.
 
         Raises:
+            TypeError: `data` is no bytes.
             NoReplyAddressError: the sender has no address, as a Unix socket that was not bound.
             DeadlineExceeded: there was no room for `Timeouts.write`.
             ConnectionClosed: the server is closed.
             ConnectionBroken: the sender has gone, or there is no way to it.
-            OSError: the system refused it, mostly because it is too long (EMSGSIZE).
+            OSError: the system refused it, mostly because it is too long (EMSGSIZE): more than
+                65,507 bytes over IPv4, 65,527 over IPv6.
 
         """
-        if not self._raw_peer:
-            raise NoReplyAddressError("the sender has no address; it must bind() its socket first")
-        if not self._endpoint.try_send(data, self._raw_peer, self._control):
-            await self._endpoint.keep_trying(data, self._raw_peer, self._control)
+        if type(data) is not bytes:
+            data = _octets(data)
+        endpoint = self._endpoint
+        try:
+            if not self._raw_peer:
+                raise NoReplyAddressError(
+                    "the sender has no address; it must bind() its socket first"
+                )
+            if not endpoint.try_send(data, self._raw_peer, self._control):
+                await endpoint.keep_trying(data, self._raw_peer, self._control)
+        except AsyncServerError as exc:
+            self.lost = (*self.lost, exc)
+            raise
+        if self._answered and endpoint.spent():
+            await NEXT_TURN
+        self._answered = True
+
+
+class _NextTurn:
+    """Yields `None`, as `asyncio.sleep(0)` does: the task goes on in the loop's next turn."""
+
+    __slots__ = ()
+    __await__ = (None,).__iter__
+
+
+NEXT_TURN: Final[Awaitable[None]] = _NextTurn()  # type: ignore[assignment] # an iterator is all it takes
+
+
+def _octets(data: object) -> bytes:
+    """Return the bytes of anything that has some, whatever its items are."""
+    try:
+        return memoryview(data).tobytes()  # type: ignore[arg-type] # which is to be found out
+    except TypeError:
+        kind = type(data).__name__
+        hint = ": write reply(text.encode())" if isinstance(data, str) else ""
+        raise TypeError(f"reply() takes bytes, a bytearray or a memoryview, not {kind}{hint}") from None
 
 
 class DatagramEndpoint:
@@ -132,6 +169,8 @@ class DatagramEndpoint:
         self._wildcard = address.host in ("0.0.0.0", "::")
         if self._wildcard:
             _ask_for_local_address(sock)
+        self._outbox = Outbox(sock, self._send)
+        self._steps = 0  # of this turn of the loop
         self.received = 0
         self.sent = 0
         self.dropped = 0
@@ -147,6 +186,11 @@ class DatagramEndpoint:
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self.socket.fileno())
+
+    def close(self) -> None:
+        """Receive nothing, send nothing: those who wait get `ConnectionClosed`."""
+        self.stop()
+        self._outbox.close()
 
     def kernel_drops(self) -> int:
         """Datagrams that the kernel dropped because its buffer was full; 0 where it cannot tell."""
@@ -192,8 +236,27 @@ class DatagramEndpoint:
             if not self._reading:
                 return  # the handler has closed the server
 
-    def try_send(self, data: bytes | bytearray | memoryview, peer: Any, control: Control) -> bool:
-        """Send one datagram, or return `False` if there is no room. See `Datagram.reply`."""
+    def try_send(self, data: bytes, peer: Any, control: Control) -> bool:
+        """Send one datagram, or return `False` if it has to wait. See `Datagram.reply`."""
+        if self._outbox.watchful and not self._outbox.may_send(data, peer):
+            return False
+        return self._send(data, peer, control)
+
+    async def keep_trying(self, data: bytes, peer: Any, control: Control) -> None:
+        """Send one datagram as soon as its turn has come and there is room."""
+        await self._outbox.wait(data, peer, control, self._write_timeout)
+
+    def spent(self) -> bool:
+        """Count a reply beyond a datagram's first; whether it is time for others."""
+        if not self._steps:
+            self._loop.call_soon(self._begin_turn)
+        self._steps += 1
+        return self._steps > STEPS
+
+    def _begin_turn(self) -> None:
+        self._steps = 0
+
+    def _send(self, data: bytes, peer: Any, control: Control) -> bool:
         try:
             if control:
                 self.socket.sendmsg([data], _reply_control(control), 0, peer)
@@ -210,23 +273,9 @@ class DatagramEndpoint:
                 raise ConnectionBroken(f"the datagram cannot be delivered: {exc}") from exc
             raise
         self.sent += 1
+        if self._outbox.watchful:
+            self._outbox.sent(peer)
         return True
-
-    async def keep_trying(
-        self, data: bytes | bytearray | memoryview, peer: Any, control: Control
-    ) -> None:
-        """Send one datagram as soon as there is room."""
-        # No event tells when the queue of an unconnected Unix peer has room: unix(7) polls the
-        # sender's own buffer only. So this waits a little, and a little longer.
-        delay, longest = RETRY
-        try:
-            async with asyncio.timeout(self._write_timeout):
-                while not self.try_send(data, peer, control):
-                    await asyncio.sleep(delay)
-                    delay = min(2 * delay, longest)
-        except TimeoutError as exc:
-            assert self._write_timeout is not None
-            raise DeadlineExceeded("write", self._write_timeout) from exc
 
 
 def _ask_for_local_address(sock: socket.socket) -> None:

@@ -133,6 +133,8 @@ class Doors:
         """Close the datagram sockets too."""
         for transport in self._transports:
             transport.abort()
+        for endpoint in self.endpoints:
+            endpoint.close()
         for listener in self.listeners:
             if not listener.address.is_stream:
                 listener.close()
