@@ -18,15 +18,22 @@ from asyncserver.errors import (
     ConnectionClosed,
     NoReplyAddressError,
 )
-from asyncserver.outbox import Control, Outbox
+from asyncserver.outbox import Outbox
+from asyncserver.pktinfo import (
+    ANCILLARY_SIZE,
+    Control,
+    ask,
+    has_many,
+    local_address,
+    reply_control,
+)
 
 __all__ = ("Datagram", "DatagramEndpoint")
 
 BATCH: Final = 64  # datagrams in a row before others on the loop get their turn
 STEPS: Final = 64  # replies likewise, of all handlers of an endpoint; each datagram's first is free
 
-# Linux values that the socket module does not name on every version, see ip(7) and <linux/...>.
-IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
+# Linux values that the socket module does not name.
 SO_MEMINFO: Final = 55
 MEMINFO_DROPS: Final = 8  # sock_diag(7): SK_MEMINFO_DROPS, the ninth 32-bit word
 
@@ -35,7 +42,6 @@ PEER_GONE: Final = frozenset({
     errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH,
 })  # fmt: skip
 
-ANCILLARY_SIZE: Final = socket.CMSG_SPACE(32)
 NO_CONTROL: Final[Control] = []
 
 
@@ -82,8 +88,11 @@ class Datagram:
 
     @property
     def local(self) -> PeerAddress:
-        """The address it came to: on a wildcard bind the one that the peer used."""
-        return self._endpoint.local(self._control)
+        """The address it came to: on a wildcard bind the one that the peer used.
+
+        If that was a multicast group or a broadcast address, the one that replies come from.
+        """
+        return local_address(self._control, self._endpoint.name, self._raw_peer)
 
     async def reply(self, data: bytes | bytearray | memoryview) -> None:
         """Send a datagram back, from the address that this one came to.
@@ -136,7 +145,9 @@ def _octets(data: object) -> bytes:
     except TypeError:
         kind = type(data).__name__
         hint = ": write reply(text.encode())" if isinstance(data, str) else ""
-        raise TypeError(f"reply() takes bytes, a bytearray or a memoryview, not {kind}{hint}") from None
+        raise TypeError(
+            f"reply() takes bytes, a bytearray or a memoryview, not {kind}{hint}"
+        ) from None
 
 
 class DatagramEndpoint:
@@ -166,9 +177,10 @@ class DatagramEndpoint:
         self._take = take
         self._size = size
         self._reading = False
-        self._wildcard = address.host in ("0.0.0.0", "::")
-        if self._wildcard:
-            _ask_for_local_address(sock)
+        self.name = sock.getsockname()
+        self._asks = not address.is_unix and has_many(self.name[0])
+        if self._asks:
+            ask(sock)
         self._outbox = Outbox(sock, self._send)
         self._steps = 0  # of this turn of the loop
         self.received = 0
@@ -202,21 +214,11 @@ class DatagramEndpoint:
         except (OSError, struct.error):
             return 0
 
-    def local(self, control: Control) -> PeerAddress:
-        """Return the address that a datagram with this ancillary data came to."""
-        name = self.socket.getsockname()
-        for level, kind, raw in control:
-            if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
-                return socket.inet_ntop(socket.AF_INET, raw[8:12]), name[1]
-            if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
-                return socket.inet_ntop(socket.AF_INET6, raw[:16]), name[1]
-        return peer_address(name)
-
     def _receive(self) -> None:
         room = self._size + 1  # one byte more than wanted: who fills it was too long
         for _ in range(BATCH):
             try:
-                if self._wildcard:
+                if self._asks:
                     data, control, _, peer = self.socket.recvmsg(room, ANCILLARY_SIZE)
                 else:
                     data, peer = self.socket.recvfrom(room)
@@ -259,7 +261,7 @@ class DatagramEndpoint:
     def _send(self, data: bytes, peer: Any, control: Control) -> bool:
         try:
             if control:
-                self.socket.sendmsg([data], _reply_control(control), 0, peer)
+                self.socket.sendmsg([data], reply_control(control), 0, peer)
             else:
                 self.socket.sendto(data, peer)
         except (BlockingIOError, InterruptedError):
@@ -276,24 +278,3 @@ class DatagramEndpoint:
         if self._outbox.watchful:
             self._outbox.sent(peer)
         return True
-
-
-def _ask_for_local_address(sock: socket.socket) -> None:
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-    else:
-        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-
-
-def _reply_control(control: Control) -> Control:
-    """Turn "came to this address" into "send from this address"."""
-    reply = []
-    for level, kind, raw in control:
-        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
-            # ip(7), struct in_pktinfo: interface 0 leaves the route to the kernel; source; unused.
-            reply.append((level, kind, struct.pack("=I4s4s", 0, raw[4:8], bytes(4))))
-        elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
-            # RFC 3542, section 6.1. Link-local addresses need the interface, others must not.
-            link_local = raw[0] == 0xFE and raw[1] & 0xC0 == 0x80  # noqa: PLR2004 - fe80::/10
-            reply.append((level, kind, raw if link_local else raw[:16] + bytes(4)))
-    return reply

@@ -24,10 +24,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from asyncserver.errors import ConnectionClosed, DeadlineExceeded
+from asyncserver.pktinfo import Control
 
-__all__ = ("Control", "Outbox")
+__all__ = ("Outbox",)
 
-Control = list[tuple[int, int, bytes]]  # ancillary data, as recvmsg() and sendmsg() have it
 Send = Callable[[bytes, Any, Control], bool]  # False: there is no room
 Waiting = tuple["asyncio.Future[None]", bytes, Any, Control]
 
