@@ -30,8 +30,14 @@ from asyncserver.pktinfo import (
 
 __all__ = ("Datagram", "DatagramEndpoint")
 
-BATCH: Final = 64  # datagrams in a row before others on the loop get their turn
-STEPS: Final = 64  # replies likewise, of all handlers of an endpoint; each datagram's first is free
+# Steps before others on the loop get their turn, counted and not timed: a clock costs as much as a
+# step. Measured on two cores of a virtual machine, echoing at 10.7 µs of CPU a datagram: 32 sockets
+# with a full queue each make turns of 31 ms in batches of 64 and of 6 ms in batches of 16, for which
+# one socket alone pays 3 %; with 8 it pays 7 %.
+BATCH: Final = 16  # datagrams that are received
+STEPS: Final = (
+    64  # replies of all handlers of a socket, at 4 µs each; each datagram's first is free
+)
 
 # Linux values that the socket module does not name.
 SO_MEMINFO: Final = 55

@@ -5,6 +5,7 @@ a client that asked one address of this machine does not take an answer from ano
 """
 
 import contextlib
+import errno
 import ipaddress
 import socket
 import struct
@@ -26,9 +27,11 @@ ANCILLARY_SIZE: Final = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(20)
 
 
 def has_many(host: str) -> bool:
-    """Whether a socket bound to this IP address receives for others too: a wildcard or a group."""
+    """Whether who is bound to this IP address receives for others: a wildcard, group or broadcast."""
     address = ipaddress.ip_address(host)
-    return address.is_unspecified or address.is_multicast
+    if address.is_unspecified or address.is_multicast:
+        return True
+    return isinstance(address, ipaddress.IPv4Address) and _is_broadcast(host)
 
 
 def ask(sock: socket.socket) -> None:
@@ -71,6 +74,16 @@ def local_address(control: Control, name: Any, peer: Any) -> PeerAddress:
             return peer_address((host, name[1], 0, scope))
     scope = int.from_bytes(raw[16:20], sys.byteorder) if _is_link_local(raw) else 0
     return peer_address((host, name[1], 0, scope))
+
+
+def _is_broadcast(host: str) -> bool:
+    """Whether the kernel takes it for one, as a subnet's last address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((host, 9))  # which sends nothing
+        except OSError as exc:
+            return exc.errno == errno.EACCES  # ip(7): a broadcast, without SO_BROADCAST
+    return False
 
 
 def _is_group(raw: bytes) -> bool:
