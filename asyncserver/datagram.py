@@ -8,7 +8,7 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from asyncserver.address import Address, PeerAddress, peer_address
@@ -31,10 +31,11 @@ from asyncserver.pktinfo import (
 __all__ = ("Datagram", "DatagramEndpoint")
 
 # Steps before others on the loop get their turn, counted and not timed: a clock costs as much as a
-# step. Measured on two cores of a virtual machine, echoing at 10.7 µs of CPU a datagram: 32 sockets
-# with a full queue each make turns of 31 ms in batches of 64 and of 6 ms in batches of 16, for which
-# one socket alone pays 3 %; with 8 it pays 7 %.
-BATCH: Final = 16  # datagrams that are received
+# step. Measured on one core of a virtual machine with 10.7 µs of CPU for a datagram and its echo: 32
+# sockets with full queues made turns of 31 ms when each read 64 and of 4 ms when each read 8. A turn
+# costs as much as one datagram, so reading by 8 is 7 % dearer and by 64 free.
+BATCH: Final = 64  # datagrams that all sockets of a server receive
+LEAST: Final = 8  # of which each socket may always receive so many
 STEPS: Final = (
     64  # replies of all handlers of a socket, at 4 µs each; each datagram's first is free
 )
@@ -60,7 +61,7 @@ class Datagram:
 
     """
 
-    __slots__ = ("_answered", "_control", "_endpoint", "_raw_peer", "data", "lost", "truncated")
+    __slots__ = ("_control", "_endpoint", "_raw_peer", "data", "lost", "truncated")
 
     def __init__(
         self,
@@ -75,8 +76,7 @@ class Datagram:
         self._endpoint = endpoint
         self._raw_peer = raw_peer
         self._control = control
-        self._answered = False
-        self.lost: tuple[AsyncServerError, ...] = ()  # why replies did not go out
+        self.lost: tuple[AsyncServerError, ...] | None = None  # why replies did not go out
 
     def __repr__(self) -> str:
         cut = ", truncated" if self.truncated else ""
@@ -118,20 +118,24 @@ class Datagram:
         """
         if type(data) is not bytes:
             data = _octets(data)
-        endpoint = self._endpoint
+        endpoint, peer, control = self._endpoint, self._raw_peer, self._control
+        outbox = endpoint.outbox
         try:
-            if not self._raw_peer:
+            if not peer:
                 raise NoReplyAddressError(
                     "the sender has no address; it must bind() its socket first"
                 )
-            if not endpoint.try_send(data, self._raw_peer, self._control):
-                await endpoint.keep_trying(data, self._raw_peer, self._control)
+            if (outbox.watchful and not outbox.may_send(data, peer)) or not endpoint.try_send(
+                data, peer, control
+            ):
+                await outbox.wait(data, peer, control, endpoint.write_timeout)
         except AsyncServerError as exc:
-            self.lost = (*self.lost, exc)
+            self.lost = (*(self.lost or ()), exc)
             raise
-        if self._answered and endpoint.spent():
+        if self.lost is None:
+            self.lost = ()
+        elif endpoint.spent():
             await NEXT_TURN
-        self._answered = True
 
 
 class _NextTurn:
@@ -165,6 +169,7 @@ class DatagramEndpoint:
         size: longest datagram in bytes; what is beyond is cut.
         write_timeout: seconds that a reply may wait for room.
         take: starts the handler of a datagram; `False` if there are too many, and it is dropped.
+        among: all endpoints of the server, this one too when it starts.
 
     """
 
@@ -176,18 +181,20 @@ class DatagramEndpoint:
         size: int,
         write_timeout: float | None,
         take: Callable[[Datagram], bool],
+        among: Sequence["DatagramEndpoint"],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.socket = sock
-        self._write_timeout = write_timeout
+        self.write_timeout = write_timeout
         self._take = take
+        self._among = among
         self._size = size
         self._reading = False
         self.name = sock.getsockname()
         self._asks = not address.is_unix and has_many(self.name[0])
         if self._asks:
             ask(sock)
-        self._outbox = Outbox(sock, self._send)
+        self.outbox = Outbox(sock, self.try_send)
         self._steps = 0  # of this turn of the loop
         self.received = 0
         self.sent = 0
@@ -208,7 +215,7 @@ class DatagramEndpoint:
     def close(self) -> None:
         """Receive nothing, send nothing: those who wait get `ConnectionClosed`."""
         self.stop()
-        self._outbox.close()
+        self.outbox.close()
 
     def kernel_drops(self) -> int:
         """Datagrams that the kernel dropped because its buffer was full; 0 where it cannot tell."""
@@ -222,7 +229,7 @@ class DatagramEndpoint:
 
     def _receive(self) -> None:
         room = self._size + 1  # one byte more than wanted: who fills it was too long
-        for _ in range(BATCH):
+        for _ in range(max(BATCH // len(self._among), LEAST)):
             try:
                 if self._asks:
                     data, control, _, peer = self.socket.recvmsg(room, ANCILLARY_SIZE)
@@ -245,26 +252,7 @@ class DatagramEndpoint:
                 return  # the handler has closed the server
 
     def try_send(self, data: bytes, peer: Any, control: Control) -> bool:
-        """Send one datagram, or return `False` if it has to wait. See `Datagram.reply`."""
-        if self._outbox.watchful and not self._outbox.may_send(data, peer):
-            return False
-        return self._send(data, peer, control)
-
-    async def keep_trying(self, data: bytes, peer: Any, control: Control) -> None:
-        """Send one datagram as soon as its turn has come and there is room."""
-        await self._outbox.wait(data, peer, control, self._write_timeout)
-
-    def spent(self) -> bool:
-        """Count a reply beyond a datagram's first; whether it is time for others."""
-        if not self._steps:
-            self._loop.call_soon(self._begin_turn)
-        self._steps += 1
-        return self._steps > STEPS
-
-    def _begin_turn(self) -> None:
-        self._steps = 0
-
-    def _send(self, data: bytes, peer: Any, control: Control) -> bool:
+        """Send one datagram, or return `False` if there is no room. See `Datagram.reply`."""
         try:
             if control:
                 self.socket.sendmsg([data], reply_control(control), 0, peer)
@@ -281,6 +269,16 @@ class DatagramEndpoint:
                 raise ConnectionBroken(f"the datagram cannot be delivered: {exc}") from exc
             raise
         self.sent += 1
-        if self._outbox.watchful:
-            self._outbox.sent(peer)
+        if self.outbox.watchful:
+            self.outbox.sent(peer)
         return True
+
+    def spent(self) -> bool:
+        """Count a reply beyond a datagram's first; whether it is time for others."""
+        if not self._steps:
+            self._loop.call_soon(self._begin_turn)
+        self._steps += 1
+        return self._steps > STEPS
+
+    def _begin_turn(self) -> None:
+        self._steps = 0

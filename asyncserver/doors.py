@@ -95,6 +95,7 @@ class Doors:
                 size=terms.limits.datagram_size,
                 write_timeout=terms.timeouts.write,
                 take=crew.packets.take,
+                among=self.endpoints,
             )
             self.endpoints.append(endpoint)
             endpoint.start()

@@ -97,7 +97,14 @@ class Packets:
         untouched, name = context.copy(), task.get_name()
         while True:
             if datagram is None:
-                datagram = await self._next_for(driver)
+                try:
+                    await park
+                except BaseException:  # somebody has cancelled all tasks that he could find
+                    if self._idle is driver:
+                        self._idle = None
+                    raise
+                datagram, self._next = self._next, None
+                assert datagram is not None
             try:
                 await handle(datagram)
             except BaseException as exc:
@@ -106,25 +113,11 @@ class Packets:
                 self._report(datagram, exc)
             if self._idle is not None or driver.wakeup is None:
                 return  # it had to wait, and runs by itself
-            if (
-                not _same(context, untouched)
-                or task._callbacks is not None
-                or task.cancelling()
-                or task.get_name() != name
-            ):
-                return  # it has left something behind
+            if (context or untouched) and not _same(context, untouched):
+                return
+            if task._callbacks is not None or task.cancelling() or task.get_name() != name:
+                return
             self._idle, datagram = driver, None
-
-    async def _next_for(self, driver: Driver) -> Datagram:
-        try:
-            await park
-        except BaseException:  # somebody has cancelled all tasks that he could find
-            if self._idle is driver:
-                self._idle = None
-            raise
-        datagram, self._next = self._next, None
-        assert datagram is not None
-        return datagram
 
     def _report(self, datagram: Datagram, exc: BaseException) -> None:
         """Say whose fault it was: a reply that could not be given is nothing to shout about."""
@@ -175,13 +168,13 @@ def _is_about_replies(exc: BaseException, datagram: Datagram) -> bool:
     """Whether the handler only let out what `reply` had raised."""
     if isinstance(exc, BaseExceptionGroup):
         return all(_is_about_replies(each, datagram) for each in exc.exceptions)
-    return any(exc is each for each in datagram.lost)
+    return any(exc is each for each in datagram.lost or ())
 
 
 def _same(context: Context, untouched: Context) -> bool:
     """Whether no variable was set: the very values count, not what they say of themselves."""
-    return len(context) == len(untouched) and (
-        not untouched or all(map(operator.is_, context.values(), untouched.values()))
+    return len(context) == len(untouched) and all(
+        map(operator.is_, context.values(), untouched.values())
     )
 
 

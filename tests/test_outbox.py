@@ -199,14 +199,14 @@ async def test_waiting_for_one_that_does_not_read_is_free(
     directory, connected, monkeypatch, recorder
 ):
     tries = 0
-    send = DatagramEndpoint._send
+    send = DatagramEndpoint.try_send
 
     def counting(*args):
         nonlocal tries
         tries += 1
         return send(*args)
 
-    monkeypatch.setattr(DatagramEndpoint, "_send", counting)
+    monkeypatch.setattr(DatagramEndpoint, "try_send", counting)
     timeouts = Timeouts(write=30)
     async with echoing(directory, timeouts=timeouts, observers=[recorder]) as server:
         with Peer(server, directory, connected=connected) as flood:
