@@ -125,9 +125,7 @@ class Datagram:
                 raise NoReplyAddressError(
                     "the sender has no address; it must bind() its socket first"
                 )
-            if (outbox.watchful and not outbox.may_send(data, peer)) or not endpoint.try_send(
-                data, peer, control
-            ):
+            if not (outbox if outbox.watchful else endpoint).try_send(data, peer, control):
                 await outbox.wait(data, peer, control, endpoint.write_timeout)
         except AsyncServerError as exc:
             self.lost = (*(self.lost or ()), exc)
@@ -269,8 +267,6 @@ class DatagramEndpoint:
                 raise ConnectionBroken(f"the datagram cannot be delivered: {exc}") from exc
             raise
         self.sent += 1
-        if self.outbox.watchful:
-            self.outbox.sent(peer)
         return True
 
     def spent(self) -> bool:

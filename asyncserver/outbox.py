@@ -45,12 +45,17 @@ class Unread:
     is sent is put down for each peer, and whenever the sum falls somebody has read: most likely who
     was sent something last, since those who do not read are not sent much. No peer has more than a
     sixteenth of what is left, so that mistakes cost little; who has nothing may always have one.
+
+    Attributes:
+        calm: bytes that can be sent to anybody before it is time to look; more than 0 as long as
+            nothing has to be put down.
+
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._outstanding = array.array("i", [0])
-        self._calm = 0  # bytes that can be sent before it is time to look
+        self.calm = 0
         self._read_to = 0  # the sum when it was looked at last, and all read was put down
         self._shares: dict[Any, int] = {}
         with contextlib.suppress(OSError):
@@ -61,13 +66,13 @@ class Unread:
 
     def may_have(self, peer: Any, size: int) -> bool:
         """Whether the peer may be sent `size` more bytes now."""
-        if self._calm > 0:
-            self._calm -= 2 * size + OVERHEAD
-            if self._calm > 0:
+        if self.calm > 0:
+            self.calm -= 2 * size + OVERHEAD
+            if self.calm > 0:
                 return True
         outstanding = self.look()
-        self._calm = self._most // 2 - outstanding - 2 * size - OVERHEAD
-        if self._calm > 0:
+        self.calm = self._most // 2 - outstanding - 2 * size - OVERHEAD
+        if self.calm > 0:
             self._shares.clear()
             return True
         return self.fits(peer, outstanding)
@@ -78,9 +83,7 @@ class Unread:
         return not share or 16 * share < self._most - outstanding
 
     def put_down(self, peer: Any) -> None:
-        """Note that the peer has just been sent something."""
-        if self._calm > 0:
-            return
+        """Note that the peer has just been sent something, where it is not calm."""
         before, now = self._read_to, self._sum()
         self._read_to = now
         self._shares[peer] = self._shares.pop(peer, 0) + max(now - before, 1)
@@ -109,7 +112,7 @@ class Outbox:
         send: sends one datagram through it, or returns `False` if there is no room.
 
     Attributes:
-        watchful: `may_send` has to be asked before anything is sent.
+        watchful: what is sent has to go through this `try_send`.
 
     """
 
@@ -124,16 +127,16 @@ class Outbox:
         self._held: dict[Any, None] = {}  # lines that may go on when anybody has read something
         self._reads: select.epoll | None = None  # tells of it
 
-    def may_send(self, data: bytes, peer: Any) -> bool:
-        """Whether a reply may go out now: none waits before it, and the peer reads what it gets."""
-        if self._unread is None:
-            return not self._lines
-        return peer not in self._lines and self._unread.may_have(peer, len(data))
-
-    def sent(self, peer: Any) -> None:
-        """Note that something has been sent."""
-        if self._unread is not None:
-            self._unread.put_down(peer)
+    def try_send(self, data: bytes, peer: Any, control: Control) -> bool:
+        """Send one reply, unless others wait before it, the peer does not read, or there is no room."""
+        unread = self._unread
+        if unread is None or peer in self._lines or not unread.may_have(peer, len(data)):
+            return False
+        if not self._send(data, peer, control):
+            return False
+        if unread.calm <= 0:
+            unread.put_down(peer)
+        return True
 
     async def wait(self, data: bytes, peer: Any, control: Control, seconds: float | None) -> None:
         """Send one reply when its turn has come and there is room.
@@ -193,6 +196,8 @@ class Outbox:
                     if not self._send(data, peer, control):
                         self._watch(key)
                         return
+                    if self._unread is not None and self._unread.calm <= 0:
+                        self._unread.put_down(peer)
                     sent.set_result(None)
                 except Exception as exc:
                     sent.set_exception(exc)

@@ -311,7 +311,7 @@ async def test_a_socket_that_has_no_room_though_it_says_so_is_asked_now_and_then
                 group.create_task(outbox.wait(data, ("127.0.0.1", 9), [], 30))
             await asyncio.sleep(0)
             assert outbox.watchful
-            assert not outbox.may_send(b"4", ("127.0.0.1", 10))
+            assert not outbox.try_send(b"4", ("127.0.0.1", 10), [])
         assert len(tries) < 30
         assert [tries[0], *tries[-2:]] == [b"1", b"2", b"3"]
         outbox.close()
