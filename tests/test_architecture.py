@@ -13,7 +13,7 @@ PACKAGE = ROOT / "asyncserver"
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
     {"errors", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
-    {"listeners", "acceptor", "closing", "driver", "outbox", "pktinfo", "protocol", "tls"},
+    {"listeners", "acceptor", "closing", "driver", "outbox", "pktinfo", "protocol", "tls", "unread"},
     {"reader", "connection", "datagram", "handlers", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
@@ -28,7 +28,7 @@ LEVEL = {
     "buffer": {"errors"},
     "deadlines": {"limits"},
     "logs": {"events"},
-    "outbox": {"pktinfo"},
+    "outbox": {"pktinfo", "unread"},
     "protocol": {"driver"},
     "stats": {"events"},
     "connection": {"reader"},
