@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import contextvars
+import io
 import random
 from typing import Any
 
+import anyio
 import pytest
 
 from asyncserver import ConnectionClosed, Limits, NoReplyAddressError, Server, Timeouts
@@ -474,3 +476,58 @@ async def test_no_task_is_left():
             await ask(sock, b"1", b"2")
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+# -- what looks at tasks -------------------------------------------------------------------------------
+
+
+async def own_line(datagram):
+    if datagram.data == b"wait":
+        await asyncio.Event().wait()
+    await datagram.reply(datagram.data)
+
+
+async def test_tools_can_look_at_tasks_that_wait_and_at_the_one_that_is_kept():
+    async with serving(own_line, UDP) as server:
+        with client(server.addresses[0], "") as sock:
+            before = asyncio.all_tasks()
+            assert await ask(sock, b"quick") == [b"quick"]
+            sock.send(b"wait")
+            while not server._crew.packets.waiting:
+                await asyncio.sleep(0)
+            await anyio.wait_all_tasks_blocked()
+            for task in asyncio.all_tasks() - before:
+                assert "Task" in repr(task)
+                task.print_stack(file=io.StringIO())
+                waits_for = task._fut_waiter  # type: ignore[attr-defined] # as anyio looks at it
+                assert waits_for is None or not waits_for.done()
+            [waiting] = server._crew.packets.waiting
+            [*_, frame] = [frame for frame in chain(waiting) if frame.f_code is own_line.__code__]
+            assert frame.f_lineno == own_line.__code__.co_firstlineno + 2
+            assert waiting.get_stack()
+            assert await ask(sock, b"quick", b"quick") == [b"quick"] * 2
+
+
+async def test_the_idle_task_shows_that_it_waits():
+    async with serving(own_line, UDP) as server:
+        with client(server.addresses[0], "") as sock:
+            before = asyncio.all_tasks()
+            await ask(sock, b"quick", b"quick")
+            await anyio.wait_all_tasks_blocked()
+            kept = asyncio.all_tasks() - before
+            assert kept
+            for task in kept:
+                assert not task.done()
+                assert task.get_stack()
+                assert chain(task)
+
+
+def chain(task):
+    """Return the frames of all that a task awaits, from the outside to the inside, as tools do."""
+    frames, awaited = [], task.get_coro()
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None)
+        if frame is not None:
+            frames.append(frame)
+        awaited = getattr(awaited, "cr_await", None)
+    return frames
