@@ -19,9 +19,9 @@ from asyncserver.session import Terms
 
 __all__ = ("EAGERLY", "Packets", "retrieve")
 
-# What one peer may have of the free places: all of them but one in a small house, a sixteenth in one
-# of a thousand. So whoever comes late still finds one: after one peer that keeps all it can get 941 of
-# 1,000 are free, after fifty (one by one, which is the worst) 34.
+# What one peer may have at most: as many places as are left free to others, in a house of a thousand a
+# sixteenth of that. So whoever comes late still finds one: when one peer keeps all that it can get, 941
+# of 1,000 are free; when fifty do, one after the other (which is the worst), 39.
 SMALLEST_PART: Final = 16
 PROGRAM_ENDS: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
