@@ -392,7 +392,11 @@ async def test_full_queues_are_read_in_several_turns(sockets):
             done.set()
 
     urls = ["udp://127.0.0.1:0"] * sockets
-    async with serving(handler, *urls) as server, contextlib.AsyncExitStack() as stack:
+    limits = Limits(datagrams=None)
+    async with (
+        serving(handler, *urls, limits=limits) as server,
+        contextlib.AsyncExitStack() as stack,
+    ):
         for address in server.addresses:
             sock = stack.enter_context(client(address, ""))
             for _ in range(queued):
