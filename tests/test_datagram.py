@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import sys
 
 import pytest
 
@@ -404,7 +405,8 @@ async def test_full_queues_are_read_in_several_turns(sockets):
         turns = Turns()
         await done.wait()
         turns.counting = False
-    assert max(seen.count(each) for each in set(seen)) <= max(BATCH, sockets * LEAST)
+    late = 1 if sys.version_info >= (3, 12) else 2  # there the first start a turn later
+    assert max(seen.count(each) for each in set(seen)) <= late * max(BATCH, sockets * LEAST)
 
 
 @pytest.mark.parametrize("handlers", [1, 100])
