@@ -119,6 +119,7 @@ class Doors:
                 size=terms.limits.datagram_size,
                 write_timeout=terms.timeouts.write,
                 take=crew.packets.take,
+                among=self.endpoints,
             )
             self.endpoints.append(endpoint)
             endpoint.start()
@@ -154,7 +155,7 @@ class Doors:
         If `empty`, those who wait already are guests, whom `last_guests` lets in.
         """
         for endpoint in self.endpoints:
-            endpoint.stop()
+            endpoint.stop(empty=empty)
         for door in self._doors:
             door.acceptor.close()
             if empty and not door.shared and not self._empty(door):
@@ -205,6 +206,8 @@ class Doors:
             sock.close()
             self._terms.observers.emit(Refused(peer_address(raw), "connections"))
         self._guests.clear()
+        for endpoint in self.endpoints:
+            endpoint.close()
         for listener in self.listeners:
             if not listener.address.is_stream:
                 listener.close()

@@ -33,7 +33,9 @@ class Limits:
         read_all: most bytes that `read()` without a size gathers until the end of the stream.
         exactly: most bytes that `readexactly` may be asked for, since that number is often one
             that the peer has sent.
-        datagrams: datagram handlers running at once; what arrives beyond is dropped and counted.
+        datagrams: datagram handlers running at once; what arrives beyond is dropped and counted, and
+            so is what one peer sends beyond its part: a fourteenth of the places that are free; where
+            there are fewer than a thousand more, up to half.
         datagram_size: longest datagram in bytes; what is longer is cut and marked `truncated`.
 
     Raises:

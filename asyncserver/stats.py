@@ -26,8 +26,8 @@ class Stats:
         bytes_out: bytes sent likewise.
         datagrams_in: datagrams given to a handler.
         datagrams_out: replies sent.
-        datagrams_dropped: datagrams lost: `Limits.datagrams` was reached, or (on Linux, UDP) the
-            kernel's receive buffer was full.
+        datagrams_dropped: datagrams lost: `Limits.datagrams`, or the peer's part of it, was reached,
+            or (on Linux, UDP) the kernel's receive buffer was full.
         datagrams_truncated: datagrams longer than `Limits.datagram_size`.
         accept_backoffs: pauses for want of descriptors or memory.
 

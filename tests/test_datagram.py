@@ -1,9 +1,11 @@
 """Datagrams over UDP and Unix sockets: bounded, counted, and answered from where they came to."""
 
+import array
 import asyncio
 import contextlib
 import errno
 import socket
+import sys
 
 import pytest
 
@@ -16,6 +18,7 @@ from asyncserver import (
     NoReplyAddressError,
     Timeouts,
 )
+from asyncserver.datagram import BATCH, LEAST, STEPS
 from asyncserver.events import Disconnected, Failed
 from tests.conftest import descriptors, serving
 
@@ -296,6 +299,157 @@ async def test_in_flight_finish_and_reply_while_draining(dgram, directory):
             with pytest.raises(asyncserver.ConnectionClosed):
                 server._doors.endpoints[0].try_send(b"late", sock.getsockname(), [])
     assert descriptors() == before
+
+
+# -- what can be replied -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"bytes", b"bytes"),
+        (bytearray(b"array"), b"array"),
+        (memoryview(b"view"), b"view"),
+        (memoryview(array.array("I", [0x61616161, 0x62626262])), b"aaaabbbb"),
+        (memoryview(b"every other")[::2], b"eeyohr"),
+        (array.array("H", [0x6161]), b"aa"),
+        (b"", b""),
+    ],
+)
+async def test_all_bytes_of_what_has_bytes_are_sent(dgram, directory, data, words):
+    async def handler(datagram):
+        await datagram.reply(data)
+
+    async with serving(handler, dgram) as server:
+        with client(server.addresses[0], directory) as sock:
+            sock.send(b"?")
+            assert await receive(sock) == words
+
+
+@pytest.mark.parametrize("data", ["text", None, 5, [1, 2], object()])
+@pytest.mark.parametrize("name", ["client", None])
+async def test_what_is_no_bytes_is_refused_before_anything_else(directory, data, name):
+    outcome = asyncio.get_running_loop().create_future()
+
+    async def handler(datagram):
+        try:
+            await datagram.reply(data)
+        except Exception as exc:
+            outcome.set_result(exc)
+
+    async with serving(handler, f"unixgram://{directory}/server.sock") as server:
+        with client(server.addresses[0], directory, name=name) as sock:
+            sock.send(b"?")
+            refused = await outcome
+            assert type(refused) is TypeError
+            assert type(data).__name__ in str(refused)
+            assert ("encode()" in str(refused)) == isinstance(data, str)
+            assert server.stats.datagrams_out == 0
+
+
+@pytest.mark.parametrize(("host", "longest"), [("127.0.0.1", 65_507), ("[::1]", 65_527)])
+async def test_longest_reply(host, longest):
+    async def handler(datagram):
+        with pytest.raises(OSError) as refused:
+            await datagram.reply(bytes(longest + 1))
+        assert refused.value.errno == errno.EMSGSIZE
+        await datagram.reply(bytes(longest))
+
+    async with serving(handler, f"udp://{host}:0") as server:
+        with client(server.addresses[0], "") as sock:
+            sock.send(b"?")
+            assert await receive(sock) == bytes(longest)
+            assert server.stats.datagrams_out == 1
+            assert server.stats.handler_errors == 0
+
+
+# -- turns -------------------------------------------------------------------------------------------
+
+
+class Turns:
+    """Counts the turns of the loop."""
+
+    def __init__(self):
+        self.loop = asyncio.get_running_loop()
+        self.count = 0
+        self.counting = True
+        self.loop.call_soon(self._turn)
+
+    def _turn(self):
+        self.count += 1
+        if self.counting:
+            self.loop.call_soon(self._turn)
+
+
+@pytest.mark.parametrize("sockets", [1, 2, 32])
+async def test_full_queues_are_read_in_several_turns(sockets):
+    queued = 4 * BATCH // min(sockets, 8)
+    seen = []
+    done = asyncio.Event()
+
+    async def handler(datagram):
+        seen.append(turns.count)
+        if len(seen) == sockets * queued:
+            done.set()
+
+    urls = ["udp://127.0.0.1:0"] * sockets
+    limits = Limits(datagrams=None)
+    async with (
+        serving(handler, *urls, limits=limits) as server,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for address in server.addresses:
+            sock = stack.enter_context(client(address, ""))
+            for _ in range(queued):
+                sock.send(b"x")
+        turns = Turns()
+        await done.wait()
+        turns.counting = False
+    late = 1 if sys.version_info >= (3, 12) else 2  # there the first start a turn later
+    assert max(seen.count(each) for each in set(seen)) <= late * max(BATCH, sockets * LEAST)
+
+
+@pytest.mark.parametrize("handlers", [1, 100])
+async def test_handlers_that_only_reply_let_others_have_their_turn(handlers):
+    replies = 20 * STEPS
+    seen = []
+    done = asyncio.Event()
+
+    async def handler(datagram):
+        for _ in range(replies // handlers):
+            await datagram.reply(b"x")
+            seen.append(turns.count)
+        if len(seen) == replies // handlers * handlers:
+            done.set()
+
+    async with serving(handler, "udp://127.0.0.1:0", limits=Limits(datagrams=None)) as server:
+        with client(server.addresses[0], "") as sock:
+            turns = Turns()
+            for _ in range(handlers):
+                sock.send(b"x")
+            await done.wait()
+            turns.counting = False
+            # No more than the budget, and one for everybody who has had none yet.
+            most = STEPS + 2 * handlers + 1
+            assert max(seen.count(each) for each in set(seen)) <= most
+
+
+async def test_one_reply_to_each_costs_no_turn():
+    """The usual handler never waits: the answer is there as soon as the question was read."""
+    tasks = set()
+
+    async def handler(datagram):
+        tasks.add(asyncio.current_task())
+        await datagram.reply(datagram.data)
+
+    async with serving(handler, "udp://127.0.0.1:0") as server:
+        with client(server.addresses[0], "") as sock:
+            for number in range(2 * STEPS):
+                sock.send(b"%d" % number)
+            for number in range(2 * STEPS):
+                assert await receive(sock) == b"%d" % number
+    # Where Python has no eager tasks, all of the first turn need one.
+    assert len(tasks) <= (1 if sys.version_info >= (3, 12) else 1 + BATCH)
 
 
 class EchoProtocol(asyncio.DatagramProtocol):
