@@ -29,8 +29,7 @@ from asyncserver.errors import (
     HandshakeError,
 )
 from asyncserver.limits import Limits, Timeouts
-from asyncserver.pace import COSTLY
-from asyncserver.protocol import StreamProtocol
+from asyncserver.protocol import StreamProtocol, plain
 from asyncserver.reader import Reader
 from asyncserver.tls import TLSTransport
 
@@ -94,17 +93,13 @@ class Connection(Reader, ByteStream):
 
         """
         protocol = self._protocol
-        if type(item) is not bytes:
-            item = _plain(item)
-        if protocol.budget <= 0:
-            await protocol.next_turn()
-        protocol.budget -= 1 + len(item) // COSTLY
         if not protocol.sendable:
+            plain(item)
             await self._wait_for_the_reason()
             raise self._why_not_send()
         protocol.write(item)
-        if not protocol.writable:
-            await protocol.drained()
+        if not protocol.flowing:
+            await protocol.flow()
             if protocol.lost:
                 raise self._why_not()
 
@@ -284,16 +279,3 @@ class Connection(Reader, ByteStream):
         protocol.ended = True
         protocol.buffer.take(protocol.buffer.size)
         protocol.wake()
-
-
-def _plain(item: object) -> bytes | memoryview:
-    """Return what `len()` counts the bytes of, or say what should have been sent."""
-    if isinstance(item, str):
-        raise TypeError("send() takes bytes, and this is text: write text.encode()")
-    try:
-        view = memoryview(item)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(
-            f"send() takes bytes, a bytearray or a memoryview, and not {type(item).__name__!r}"
-        ) from None
-    return view.cast("B") if view.c_contiguous else view.tobytes()

@@ -41,7 +41,7 @@ class Loop:
 
     """
 
-    __slots__ = ("_begun", "_ends", "_limit", "_messages", "_protocol", "outermost")
+    __slots__ = ("_begin", "_ends", "_limit", "_messages", "_protocol", "outermost")
 
     def __init__(
         self, ends: Ends, protocol: StreamProtocol, limit: int | None, *, messages: bool | None
@@ -50,8 +50,7 @@ class Loop:
         self._protocol = protocol
         self._limit = limit
         self._messages = messages
-        # It has taken something, or nothing was there to be taken before it.
-        self._begun = protocol.received == protocol.buffer.size
+        self._begin = protocol.received - protocol.buffer.size
         self.outermost = not protocol.iterating
         protocol.iterating = True
 
@@ -66,8 +65,8 @@ class Loop:
         """Whether this is the end: the drain's, or the peer's in good order."""
         protocol = self._protocol
         if protocol.leaving and not protocol.buffer.size and self._may_stop():
-            if not self._begun and not self._messages:
-                self._ends.mute()
+            if 0 < self._begin == protocol.received and not self._messages:
+                self._ends.mute()  # something was read, and nothing since this has begun
             return True
         if protocol.ended:
             self._ends.check_nothing_left()
@@ -87,14 +86,15 @@ class Lines(Loop):
 
     async def __anext__(self) -> bytes:
         protocol = self._protocol
-        if protocol.budget <= 0:
+        budget = protocol.budget - 1
+        if budget < 0:
             await protocol.next_turn()
-        protocol.budget -= 1
+            budget = protocol.budget - 1
+        protocol.budget = budget
         while (line := protocol.buffer.take_until(b"\n", self._limit)) is None:
             if (protocol.finishing or protocol.ended) and self._over():
                 raise StopAsyncIteration
             await protocol.more()
-        self._begun = True
         protocol.answered = False
         return line
 
@@ -106,14 +106,15 @@ class Chunks(Loop):
 
     async def __anext__(self) -> bytes:
         protocol = self._protocol
-        if protocol.budget <= 0:
+        budget = protocol.budget - 1
+        if budget < 0:
             await protocol.next_turn()
-        protocol.budget -= 1
+            budget = protocol.budget - 1
+        protocol.budget = budget
         while not protocol.buffer.size:
             if (protocol.finishing or protocol.ended) and self._over():
                 raise StopAsyncIteration
             await protocol.more()
-        self._begun = True
         protocol.answered = False
         return protocol.buffer.take(CHUNK)
 

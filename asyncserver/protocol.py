@@ -7,18 +7,18 @@ other task has a future that they resolve. No timer, no lock and no copy on that
 
 import asyncio
 from asyncio import current_task
-from asyncio.log import logger
 from collections.abc import Awaitable
 from typing import Final
 
 from asyncserver.buffer import ReceiveBuffer
 from asyncserver.driver import Driver, park, turn
 from asyncserver.errors import ConnectionBusy
-from asyncserver.pace import COSTLY, Pace
+from asyncserver.pace import BUDGET, COSTLY, Pace
 
-__all__ = ("SlowStepsProtocol", "StreamProtocol")
+__all__ = ("StreamProtocol", "plain")
 
-CORK: Final = 65_536  # bytes that a handler may send in one step before they go to the transport
+CORK: Final = 65_536  # bytes that a handler may send in one step before they go to the transport,
+PIECE: Final = 1024  # of which each send() takes so many, beside its own
 
 
 class StreamProtocol(Driver, asyncio.Protocol):
@@ -29,8 +29,10 @@ class StreamProtocol(Driver, asyncio.Protocol):
         received: bytes, in all.
         budget: what may still be read and sent in this turn of the loop, see `Pace`.
         sendable: nothing speaks against sending; else the connection knows what does.
-        writable: the transport takes bytes; it holds fewer than its high-water mark.
-        ended: nothing more will come, whatever the reason.
+        writable: the transport takes bytes; it holds fewer than its high-water mark,
+        flowing: and who sends has not spent its budget.
+        ended: nothing more will come, whatever the reason,
+        whole: and the peer has said so: what came is all that it wanted to send.
         finishing: the server is closing, so that between two messages is the place to stop,
         spared: but not before the first one: it has just connected.
         answered: nothing was taken by an iteration that has not been followed by a `write`.
@@ -44,9 +46,9 @@ class StreamProtocol(Driver, asyncio.Protocol):
     """
 
     __slots__ = (
-        "_high", "_outgoing", "_paused", "_reader", "_senders", "_written", "answered", "begun", "budget",
-        "buffer", "consumed", "ended", "error", "finishing", "iterating", "looked", "lost", "messages", "opened", "pace",
-        "received", "seen", "sendable", "since", "spared", "transport", "waited", "writable",
+        "_high", "_outgoing", "_paused", "_reader", "_room", "_senders", "_written", "answered", "begun", "budget",
+        "buffer", "consumed", "ended", "error", "finishing", "flowing", "iterating", "looked", "lost", "messages", "opened", "pace",
+        "received", "seen", "sendable", "since", "spared", "transport", "waited", "whole", "writable",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -61,16 +63,17 @@ class StreamProtocol(Driver, asyncio.Protocol):
         self.iterating = False
         self.messages = 0
         self.consumed = 0
-        self.ended = False
+        self.ended = self.whole = False
         self.finishing = False
         self.spared = False
         self.lost = False
         self.error: Exception | None = None
         self.sendable = True
-        self.writable = True
+        self.writable = self.flowing = True
         self._high = high
         self._paused = False
         self._outgoing: bytes | bytearray = b""  # of the step that runs
+        self._room = CORK
         self._written = 0
         self._reader: asyncio.Future[None] | None = None  # of a task that is not driven
         self._senders: list[asyncio.Future[None]] | None = None
@@ -99,7 +102,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
             self.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        self.ended = True
+        self.ended = self.whole = True
         self.wake()
         return True  # the other direction stays open
 
@@ -112,10 +115,10 @@ class StreamProtocol(Driver, asyncio.Protocol):
         self.resume_writing()
 
     def pause_writing(self) -> None:
-        self.writable = False
+        self.writable = self.flowing = False
 
     def resume_writing(self) -> None:
-        self.writable = True
+        self.writable = self.flowing = True
         senders, self._senders = self._senders, None
         for sender in senders or ():
             if not sender.done():
@@ -178,6 +181,14 @@ class StreamProtocol(Driver, asyncio.Protocol):
         self._reader = reader = self.loop.create_future()
         return reader
 
+    async def flow(self) -> None:
+        """Wait until a sender may go on: in a turn of its own, when the transport takes more."""
+        if self.budget <= 0:
+            await self.next_turn()
+        if not self.writable:
+            await self.drained()
+        self.flowing = self.writable
+
     async def next_turn(self) -> None:
         """Let the others on the loop have their turn; then there is a new budget."""
         self.pace.spent()
@@ -190,20 +201,28 @@ class StreamProtocol(Driver, asyncio.Protocol):
         So what a handler sends without waiting goes out as one write, one segment, one TLS record.
         """
         self.answered = True
-        if self.stepping and not self._outgoing and len(data) < CORK:
-            self._outgoing = data if type(data) is bytes else bytes(data)
+        if type(data) is bytes and self.stepping and not self._outgoing and len(data) < CORK:
+            self._outgoing = data
         else:
-            self._write_more(data)
+            self._write_more(data if type(data) is bytes else plain(data))
 
-    def _write_more(self, data: bytes | bytearray | memoryview) -> None:
-        if self.stepping and self._outgoing:
-            if type(self._outgoing) is bytes:
-                self._outgoing = bytearray(self._outgoing)
-            self._outgoing += data
-            if len(self._outgoing) < CORK and self.writable:
+    def _write_more(self, data: bytes | memoryview) -> None:
+        held = self._outgoing
+        if held and self.stepping:
+            if type(held) is not bytearray:
+                self._room -= len(held) + PIECE
+                self._outgoing = held = bytearray(held)
+            held += data
+            self._room = room = self._room - len(data) - PIECE
+            if room > 0 and self.writable:
                 return
+            self.spend(BUDGET // 2)
             self.flush()
+        elif self.stepping and len(data) < CORK:
+            self._outgoing = bytes(data)
+            return
         else:
+            self.spend(1 + len(data) // COSTLY)
             self._written += len(data)
             self.transport.write(data)
         if self.transport.is_closing():  # a handler that never waits would never be told
@@ -214,8 +233,18 @@ class StreamProtocol(Driver, asyncio.Protocol):
         outgoing = self._outgoing
         if outgoing:
             self._outgoing = b""
-            self._written += len(outgoing)
+            self._room = CORK
+            size = len(outgoing)
+            if size >= COSTLY:
+                self.spend(size // COSTLY)
+            self._written += size
             self.transport.write(outgoing)
+
+    def spend(self, cost: int) -> None:
+        """Pay for what was sent; whoever sends waits if there is nothing left."""
+        self.budget -= cost
+        if self.budget <= 0:
+            self.flowing = False
 
     after_step = flush
 
@@ -265,17 +294,14 @@ class StreamProtocol(Driver, asyncio.Protocol):
         self.stop_reading(error)
 
 
-class SlowStepsProtocol(StreamProtocol):
-    """In debug mode: says which handler has held up the loop, as loops say it of callbacks.
-
-    A loop sees only the reading transport in which the handler goes on.
-    """
-
-    __slots__ = ()
-
-    def go_on(self) -> None:
-        start = self.loop.time()
-        super().go_on()
-        seconds = self.loop.time() - start
-        if seconds >= self.loop.slow_callback_duration:
-            logger.warning("Executing %r took %.3f seconds", self.task, seconds)
+def plain(data: object) -> bytes | memoryview:
+    """Return what `len()` counts the bytes of, or say what should have been sent."""
+    if isinstance(data, str):
+        raise TypeError("send() takes bytes, and this is text: write text.encode()")
+    try:
+        view = memoryview(data)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"send() takes bytes, a bytearray or a memoryview, and not {type(data).__name__!r}"
+        ) from None
+    return view.cast("B") if view.c_contiguous else view.tobytes()

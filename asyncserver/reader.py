@@ -254,7 +254,8 @@ class Reader:
 
     def _check_orderly_end(self) -> None:
         """Raise, unless the peer said that it sends no more."""
-        if self._closed or self._protocol.error is not None:
+        protocol = self._protocol
+        if self._closed or (protocol.error is not None and not protocol.whole):
             raise self._why_not()
         if self.standard_compatible and self.cut_off:
             raise ConnectionBroken("the peer did not say that it sends no more") from (

@@ -20,6 +20,7 @@ from asyncserver import events
 from asyncserver.address import PeerAddress
 from asyncserver.connection import Connection
 from asyncserver.deadlines import overdue
+from asyncserver.debugging import SlowStepsProtocol
 from asyncserver.errors import (
     AsyncServerError,
     ConnectionBusy,
@@ -34,7 +35,7 @@ from asyncserver.handlers import Service
 from asyncserver.kinds import is_stream_protocol
 from asyncserver.limits import Limits, Timeouts
 from asyncserver.pace import Pace
-from asyncserver.protocol import SlowStepsProtocol, StreamProtocol
+from asyncserver.protocol import StreamProtocol
 from asyncserver.tls import TLSTransport, shake_hands
 
 __all__ = ("Session", "Terms")

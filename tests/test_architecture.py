@@ -13,7 +13,7 @@ PACKAGE = ROOT / "asyncserver"
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
     {"errors", "settings", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "rates", "stats"},
-    {"logs", "paths", "listeners", "adopted", "acceptor", "attributes", "closing", "driver", "foreign", "outbox", "pace", "pktinfo", "protocol", "certificate", "contexts", "engine", "handshakes", "tls", "unread"},
+    {"logs", "paths", "listeners", "adopted", "acceptor", "attributes", "closing", "debugging", "driver", "foreign", "outbox", "pace", "pktinfo", "protocol", "certificate", "contexts", "engine", "handshakes", "tls", "unread"},
     {"iteration", "reader", "connection", "datagram", "handlers", "kinds", "options", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
@@ -31,6 +31,7 @@ LEVEL = {
     "listeners": {"paths"},
     "adopted": {"listeners"},
     "protocol": {"driver", "pace"},
+    "debugging": {"protocol"},
     "outbox": {"pktinfo", "unread"},
     "contexts": {"engine"},
     "tls": {"engine", "handshakes"},
