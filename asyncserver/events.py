@@ -92,7 +92,7 @@ class Failed(NamedTuple):
     """A handler raised an exception of its own."""
 
     peer: Peer
-    error: Exception
+    error: BaseException
 
 
 class Closed(NamedTuple):

@@ -5,7 +5,6 @@ reaped when they end and not when the server looks again.
 """
 
 import functools
-import logging
 import os
 import socketserver
 import threading
@@ -14,10 +13,10 @@ import weakref
 from collections.abc import Collection
 from typing import Any, Final
 
-from compat.hosting import wake
 from compat.pool import Job, Pool
 from compat.servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from compat.state import POOL, engine_of, pool_of
+from compat.waking import wake
 from compat.words import mirrors
 
 __all__ = (
@@ -33,8 +32,6 @@ __all__ = (
     "ThreadingUnixStreamServer",
     "run_in_pool",
 )
-
-logger = logging.getLogger("asyncserver")
 
 WAKE_GRACE: Final = 1.0  # seconds that a handler has to end, after its socket was shut down
 
@@ -61,9 +58,8 @@ class Requests(socketserver._Threads):  # type: ignore[name-defined,misc] # miss
 
     def join(self) -> None:
         """Wait for all requests but the one that calls this."""
-        me = threading.get_ident()
-        jobs = [job for job in self.pop_all() if job.ident != me or not job.is_alive()]
-        join_within(jobs, self.close_timeout)
+        me = threading.current_thread()
+        join_within([job for job in self.pop_all() if job is not me], self.close_timeout)
 
 
 def join_within(jobs: Collection[Job], seconds: float | None) -> None:
@@ -72,16 +68,16 @@ def join_within(jobs: Collection[Job], seconds: float | None) -> None:
         for job in jobs:
             job.join()
         return
-    for late in (False, True):
-        deadline = time.monotonic() + (WAKE_GRACE if late else seconds)
+    for last in (False, True):
+        deadline = time.monotonic() + (WAKE_GRACE if last else seconds)
         for job in jobs:
             job.join(deadline - time.monotonic())
         jobs = [job for job in jobs if job.is_alive()]
-        if not late:
+        if not last:
             for job in jobs:
-                wake(job.args[0])
+                wake(*job.args[:1])  # none, if it has ended just now
     if jobs:
-        logger.warning(
+        late.logger().warning(
             "server_close(): %d handlers did not end, even without their peers", len(jobs)
         )
 

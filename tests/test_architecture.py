@@ -13,7 +13,7 @@ PACKAGE = ROOT / "asyncserver"
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
     {"errors", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "logs", "stats"},
-    {"listeners", "acceptor", "closing", "driver", "protocol", "tls"},
+    {"listeners", "acceptor", "blocking", "closing", "driver", "protocol", "tls"},
     {"reader", "connection", "datagram", "handlers", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
@@ -41,7 +41,8 @@ LEVEL = {
 }
 # The drop-in's rooms, likewise; a room may use those before it.
 COMPAT = (
-    "words", "pool", "state", "handshakes", "engine", "hosting", "servers", "mixins", "install", "__main__",
+    "words", "late", "worker", "pool", "waking", "state", "handshakes", "engine", "awaiting", "hosting", "servers",
+    "mixins", "install", "__main__",
 )  # fmt: skip
 # Only these know asyncserver, and of it what a room offers in its `__all__`.
 BOTH_WORLDS = {"engine", "hosting", "install", "__main__"}

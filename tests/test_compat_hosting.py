@@ -32,7 +32,7 @@ class Waits(socketserver.StreamRequestHandler):
 
 
 def function(sock):
-    assert type(sock) is socket.socket
+    assert isinstance(sock, socket.socket)
     assert sock.gettimeout() is None
     assert os.get_blocking(sock.fileno())
     sock.sendall(sock.recv(100).upper())
