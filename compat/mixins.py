@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Collection
 from typing import Any, Final
 
+from compat import late
 from compat.pool import Job, Pool
 from compat.servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from compat.state import POOL, engine_of, pool_of
@@ -49,10 +50,10 @@ class Requests(socketserver._Threads):  # type: ignore[name-defined,misc] # miss
         """Add a request; forgets finished ones now and then, which is cheaper than always."""
         if job.daemon:
             return
-        list.append(self, job)
         if len(self) >= self._enough:
             self.reap()
             self._enough = 2 * len(self) + 4
+        list.append(self, job)
 
     _enough = 4
 
@@ -104,10 +105,12 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
         requests = vars(self).get("_threads")
         if isinstance(requests, Requests):
             requests.close_timeout = self.close_timeout
-        _close_threading(self)
-        pool = pool_of(self)  # type: ignore[arg-type]
-        if pool is not None:
-            pool.retire()
+        try:
+            _close_threading(self)
+        finally:
+            pool = pool_of(self)  # type: ignore[arg-type]
+            if pool is not None:
+                pool.retire()
 
 
 def run_in_pool(server: Any, job: Job, limit: int | None, max_idle: int | None) -> None:

@@ -124,14 +124,15 @@ class Pool:
         with self._lock:
             if self.full:
                 return False
+            job.begin()
             self.jobs.add(job)
             self._keeps = True
             return True
 
     def _wait_for_room(self) -> None:
         bell: SimpleQueue[None] = SimpleQueue()
-        self._bells.append(bell)
         try:
+            self._bells.append(bell)
             while self.full:
                 bell.get()
         finally:
@@ -142,6 +143,7 @@ class Pool:
             for worker in reversed(self._idle):
                 if worker.daemon == job.daemon:
                     try:
+                        worker.given = job
                         worker.mail.put(job)
                     finally:
                         self.gone(worker)

@@ -34,20 +34,21 @@ class Job(threading.Thread):
         self, target: Callable[..., object], args: tuple[Any, ...], *, daemon: bool
     ) -> None:
         super().__init__(daemon=daemon)
+        self._started = _Started()
         self.target: Callable[..., object] | None = target
         self.args = args
         self.worker: Worker | None = None
         self.ends_thread = False  # it was its thread's last one
         self._claimed = threading.Lock()
-        self._done = False
+        self._alive = False
         self._bells: list[SimpleQueue[None]] = []  # of those who join
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}, {'done' if self._done else 'running'}>"
+        return f"<{type(self).__name__} {self.name}, {'running' if self._alive else 'not running'}>"
 
     def is_alive(self) -> bool:
-        """Whether it has not finished."""
-        return not self._done
+        """Whether it has begun, or is about to, and has not finished."""
+        return self._alive
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until it has finished, for `timeout` seconds at most."""
@@ -56,11 +57,15 @@ class Job(threading.Thread):
         deadline = None if timeout is None else time.monotonic() + timeout
         bell: SimpleQueue[None] = SimpleQueue()
         self._bells.append(bell)
-        if not self._done:  # asked after the bell hangs, so that it rings for this one as well
+        if self._alive:  # asked after the bell hangs, so that it rings for this one as well
             with contextlib.suppress(Empty):
                 bell.get(timeout=_left(deadline))
-        if self._done and self.ends_thread and self.worker is not None:
+        if not self._alive and self.ends_thread and self.worker is not None:
             self.worker.join(_left(deadline))
+
+    def begin(self) -> None:
+        """Be alive: a pool has taken it on, and will finish it."""
+        self._alive = True
 
     def claim(self) -> bool:
         """Whether it is the caller's to run or to give up; nobody else's, then."""
@@ -69,7 +74,7 @@ class Job(threading.Thread):
     def finish(self) -> None:
         """Let go whoever joins."""
         self.target, self.args = None, ()  # an idle thread holds nobody's request
-        self._done = True
+        self._alive = False
         for bell in self._bells:
             bell.put(None)
 
@@ -85,6 +90,28 @@ class Job(threading.Thread):
         """Be a worker's thread, with this as its first job: what `start` calls in a new thread."""
         assert self.worker is not None
         self.worker.work(self)
+
+
+class _Started(threading.Event):
+    """What `start` waits for until the thread runs, by a wait that a signal cannot tear apart.
+
+    `threading`'s own releases a lock twice if an exception comes at the wrong moment, and what that
+    raises takes the exception's place.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bell: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        super().set()
+        self._bell.put(None)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.is_set():
+            with contextlib.suppress(Empty):
+                self._bell.get(timeout=timeout)
+        return self.is_set()
 
 
 class Employer(Protocol):
@@ -106,6 +133,7 @@ class Worker:
 
     Attributes:
         mail: its next job; `None`: it is to end.
+        given: the last one that somebody put there.
 
     """
 
@@ -113,6 +141,7 @@ class Worker:
         self.thread = thread
         self.daemon = thread.daemon
         self.mail: SimpleQueue[Job | None] = SimpleQueue()
+        self.given: Job | None = None
         self._pool = pool
 
     def join(self, timeout: float | None = None) -> None:
@@ -130,8 +159,8 @@ class Worker:
         finally:
             self.appear_as(self.thread)  # `threading` takes it off its list by itself
             self._pool.gone(self)
-            left = self._take_mail()  # if somebody has sent an exception into this thread
-            if left is not None:
+            left = self.given  # if somebody has sent an exception into this thread
+            if left is not None and left.is_alive():
                 left.worker = Worker(self._pool, left)
                 left.start()
 
@@ -154,6 +183,7 @@ class Worker:
             well = True
         finally:
             _trace_no_more()
+            self.given = None
             stays = self._pool.finished(self, job, well=well)
         return stays
 
@@ -163,7 +193,7 @@ class Worker:
         for name in OF_THE_SYSTEM:
             if hasattr(self.thread, name):
                 setattr(job, name, getattr(self.thread, name))
-        job._started.set()  # type: ignore[attr-defined]
+        job._started.set()
         self.appear_as(job)
         if threading.gettrace() is not None:
             sys.settrace(threading.gettrace())
