@@ -287,7 +287,7 @@ def test_server_threads_are_threads():
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self):
-            assert threading.current_thread() in self.server._threads
+            assert threading.current_thread() in vars(self.server)["_threads"]
             inside.set()
             leave.wait(10)
 
