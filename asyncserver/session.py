@@ -227,11 +227,15 @@ class Session:
         sock = hosted(self._sock, self._terms.timeouts, self._terms.limits.line)
         self._sock = sock
         self._handed_over = True
-        raised = await handle(sock, self.peer)
-        if sock.overdue is not None:
-            self._terms.observers.emit(events.Expired(self.peer, sock.overdue))
-        if raised is not None:
-            self._report(raised, ended=True)
+        try:
+            raised = await handle(sock, self.peer)
+            if sock.overdue is not None:
+                self._terms.observers.emit(events.Expired(self.peer, sock.overdue))
+            if raised is not None:
+                self._report(raised, ended=True)
+        finally:  # a copy of the descriptor may keep it open, as in socketserver
+            with contextlib.suppress(OSError):  # the peer may have gone
+                sock.shutdown(socket.SHUT_WR)
 
     async def _wrap_socket(self, context: ssl.SSLContext) -> None:
         seconds = self._terms.timeouts.handshake

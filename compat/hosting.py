@@ -151,14 +151,10 @@ class Threaded(Hosted):
 
     def _handle(self, sock: socket.socket, peer: asyncserver.PeerAddress, host: HostServer) -> None:
         with _reaching(host._loop):
-            try:
-                if self._is_function:
-                    self._handler(sock)
-                else:
-                    self._handler(sock, peer, host)
-            finally:
-                with contextlib.suppress(OSError):  # the peer may have gone
-                    sock.shutdown(socket.SHUT_WR)
+            if self._is_function:
+                self._handler(sock)
+            else:
+                self._handler(sock, peer, host)
 
     def _handle_datagram(
         self,
