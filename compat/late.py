@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import logging
 
 __all__ = (
-    "awaiting", "engine", "hide", "logger", "prepare", "show", "stop_watching_flags", "use",
+    "awaiting", "engine", "hide", "logger", "prepare", "show", "stop_watching_flags", "tell_rest",
+    "telling", "use",
 )  # fmt: skip
 
 _prepared = False
@@ -32,6 +33,7 @@ def prepare() -> None:
     if _prepared:
         return
     settings = engine()
+    telling()  # not in the middle of a storm
     if settings.LOOP != "asyncio":
         try:
             importlib.import_module("uvloop")
@@ -57,6 +59,19 @@ def awaiting() -> Any:
     """Return the module of that name."""
     with _at_home():
         return importlib.import_module("compat.awaiting")
+
+
+@functools.cache
+def telling() -> Any:
+    """Return the module of that name."""
+    with _at_home():
+        return importlib.import_module("compat.telling")
+
+
+def tell_rest() -> None:
+    """Print how many exceptions were left out, if there were any."""
+    if telling.cache_info().currsize:
+        telling().tell_rest()
 
 
 def stop_watching_flags() -> None:

@@ -111,6 +111,7 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
             pool = pool_of(self)  # type: ignore[arg-type]
             if pool is not None:
                 pool.retire()
+            late.tell_rest()
 
 
 def run_in_pool(server: Any, job: Job, limit: int | None, max_idle: int | None) -> None:

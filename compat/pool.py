@@ -17,6 +17,7 @@ import weakref
 from _queue import SimpleQueue
 from collections.abc import Callable
 
+from compat import turns
 from compat.worker import Job, Worker
 
 __all__ = ("Job", "Pool", "forget_threads")
@@ -127,7 +128,8 @@ class Pool:
             job.begin()
             self.jobs.add(job)
             self._keeps = True
-            return True
+        turns.at_work(len(self.jobs))
+        return True
 
     def _wait_for_room(self) -> None:
         bell: SimpleQueue[None] = SimpleQueue()
@@ -158,8 +160,8 @@ class Pool:
         return leaving
 
     def _count_out(self, job: Job) -> None:
-        with self._lock:
-            self.jobs.discard(job)
+        self.jobs.discard(job)  # without the lock, which thousands may want that end together
+        turns.at_work(len(self.jobs), ended=True)
         for bell in tuple(self._bells):
             bell.put(None)
         job.finish()

@@ -91,6 +91,9 @@ class BaseServer(socketserver.BaseServer):
         """
         await late.awaiting().serve_in_thread(self, grace)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        late.telling().tell(client_address)
+
     def _handle_request_noblock(self) -> None:
         engine = vars(self).get(ENGINE)
         if engine is not None and engine.thread != get_ident():

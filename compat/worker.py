@@ -166,12 +166,11 @@ class Worker:
 
     def appear_as(self, job: Job | None) -> None:
         """Be the thread `job` to whoever looks; with `None`, be no thread at all."""
-        me = threading.get_ident()
-        with threading._active_limbo_lock:  # type: ignore[attr-defined]
-            if job is None:
-                threading._active.pop(me, None)  # type: ignore[attr-defined]
-            else:
-                threading._active[me] = job  # type: ignore[attr-defined]
+        active = threading._active  # type: ignore[attr-defined]
+        if job is None:
+            active.pop(threading.get_ident(), None)
+        else:
+            active[threading.get_ident()] = job
 
     def _do(self, job: Job) -> bool:
         well = False
