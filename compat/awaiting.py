@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import anyio
 
-from compat.pool import Job, Pool
+from compat.pool import Job, Pool, join_all
 from compat.state import engine_of, pool_of
 from compat.waking import wake
 
@@ -73,20 +73,23 @@ async def _stop(
     stopped, _ = call_in_thread(_pool, server.shutdown)
     stopped.add_done_callback(_report)
     engine = engine_of(server)
-    for late in (False, True):
+    for last in (False, True):
+        seconds = WAKE_GRACE if last else grace
         pool = pool_of(server)
         jobs = [] if pool is None else list(pool.jobs)
-        ends = [call_in_thread(_pool, job.join)[0] for job in jobs]
-        _, waiting = await asyncio.wait([done, *ends], timeout=WAKE_GRACE if late else grace)
-        if not waiting:
+        joined, _ = call_in_thread(_pool, join_all, jobs, seconds)
+        await asyncio.wait([done, joined], timeout=seconds)
+        jobs = [job for job in jobs if job.is_alive()]
+        if done.done() and not jobs:
             break
-        if not late:
+        if not last:
             for job in jobs:
                 wake(*job.args[:1])
             if engine is not None:
                 wake(engine.request)
     else:
-        logger.warning("serve(): %d threads did not end within the grace", len(waiting))
+        count = len(jobs) + (not done.done())
+        logger.warning("serve(): %d threads did not end within the grace", count)
     _report(done)
 
 

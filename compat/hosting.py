@@ -142,9 +142,9 @@ class Threaded(Hosted):
             self._pool, self._handle_datagram, (datagram.data, sock), datagram.peer, host
         )
         raised = _but_exit(await asyncio.shield(done))
-        if isinstance(raised, Exception):
+        if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
             raise raised
-        if raised is not None:
+        if raised is not None:  # what a coroutine cannot raise, or not without ending the loop
             server._terms.observers.emit(Failed(datagram.peer, raised))
 
     # -- in a thread ---------------------------------------------------------------------------

@@ -8,13 +8,12 @@ import functools
 import os
 import socketserver
 import threading
-import time
 import weakref
 from collections.abc import Collection
 from typing import Any, Final
 
 from compat import late
-from compat.pool import Job, Pool
+from compat.pool import Job, Pool, join_all
 from compat.servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from compat.state import POOL, engine_of, pool_of
 from compat.waking import wake
@@ -65,14 +64,8 @@ class Requests(socketserver._Threads):  # type: ignore[name-defined,misc] # miss
 
 def join_within(jobs: Collection[Job], seconds: float | None) -> None:
     """Wait for `jobs`; after `seconds`, wake those that wait for their peer, and then wait no more."""
-    if seconds is None:
-        for job in jobs:
-            job.join()
-        return
     for last in (False, True):
-        deadline = time.monotonic() + (WAKE_GRACE if last else seconds)
-        for job in jobs:
-            job.join(deadline - time.monotonic())
+        join_all(jobs, WAKE_GRACE if last else seconds)
         jobs = [job for job in jobs if job.is_alive()]
         if not last:
             for job in jobs:

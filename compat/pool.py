@@ -13,14 +13,15 @@ can be torn apart, are not used.
 import contextlib
 import os
 import threading
+import time
 import weakref
 from _queue import SimpleQueue
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from compat import turns
 from compat.worker import Job, Worker
 
-__all__ = ("Job", "Pool", "forget_threads")
+__all__ = ("Job", "Pool", "forget_threads", "join_all")
 
 _exiting = False  # the main thread has ended: non-daemon threads are waited for, so none may idle
 
@@ -166,6 +167,13 @@ class Pool:
             bell.put(None)
         job.finish()
         self._freed()
+
+
+def join_all(jobs: Iterable[Job], seconds: float | None) -> None:
+    """Wait until all have finished, for `seconds` at most, together."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    for job in jobs:
+        job.join(None if deadline is None else deadline - time.monotonic())
 
 
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()

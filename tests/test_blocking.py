@@ -30,7 +30,8 @@ def pair(request, tls: TLS):
     def make(timeouts: Timeouts = NONE, line: int | None = None) -> tuple[Any, Any]:
         ours, theirs = socket.socketpair()
         if request.param == "tls":
-            ours.settimeout(10), theirs.settimeout(10)
+            for each in (ours, theirs):
+                each.settimeout(10)
             shaking = threading.Thread(target=lambda: wrapped.append(client()))
             wrapped: list[Any] = []
 
@@ -262,9 +263,9 @@ async def test_write_deadline_counts_as_write():
     timeouts = Timeouts(idle=60, write=0.05)
     async with (
         serving(compat.threaded(handler), "tcp://127.0.0.1:0", timeouts=timeouts) as server,
-        connect(server.addresses[0]) as (reader, _),
+        connect(server.addresses[0]) as (_, writer),
     ):
-        reader._transport.pause_reading()
+        writer.transport.pause_reading()
         while not server.stats.expired:
             await asyncio.sleep(0)
         assert server.stats.expired == {"write": 1}
