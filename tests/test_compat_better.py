@@ -568,6 +568,8 @@ atexit.register(lambda: print(time.monotonic() - since < 5))
 @pytest.mark.parametrize("where", ["made before", "made in the thread"])
 def test_server_outlives_the_main_thread_and_ends_at_once(kind, where):
     """As the last line of many scripts is a thread's start."""
+    if sys.version_info[:2] == (3, 12) and (kind, where) != ("TCPServer", "made before"):
+        pytest.skip("this Python starts no thread after the main one, for nobody")
     last = "threading.Thread(target=main).start()"
     if where == "made before":
         last = (

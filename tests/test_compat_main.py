@@ -23,6 +23,11 @@ print(json.dumps({
     "flags": [] if sys.flags.isolated or "isolated" in sys.argv else list(sys.flags),
 }))
 """
+ROOT = str(Path(__file__).parent.parent)
+FOUND = subprocess.run(
+    [sys.executable, "-I", "-c", "import compat"], stderr=subprocess.DEVNULL, check=False
+)
+installed = pytest.mark.skipif(FOUND.returncode != 0, reason="compat is not installed here")
 IS_OURS = "import socketserver; print(hasattr(socketserver.ThreadingMixIn, 'max_threads'))\n"
 
 
@@ -100,6 +105,7 @@ def test_module_option_may_be_joined_to_others(place, options):
     assert ours.stdout == joined.stdout == python(place, *rest, "probe.py").stdout
 
 
+@installed
 @pytest.mark.parametrize("options", [["-I"], ["-E"]], ids=" ".join)
 def test_python_that_ignores_the_environment(place, options):
     plain, ours = both(place, options, ["probe.py", "isolated"], {"PYTHONPATH": "/nowhere"})
@@ -111,8 +117,9 @@ def test_python_that_ignores_the_environment(place, options):
 @pytest.mark.parametrize(
     "environment",
     [
-        {"PYTHONSAFEPATH": "1"}, {"PYTHONPATH": "inside"}, {"PYTHONPATH": f"{os.pathsep}inside"},
-        {"PYTHONPATH": ""}, {"PYTHONWARNINGS": "error", "PYTHONUTF8": "1"},
+        {"PYTHONSAFEPATH": "1"}, {"PYTHONPATH": f"inside:{ROOT}"},
+        {"PYTHONPATH": f":inside:{ROOT}:"}, pytest.param({"PYTHONPATH": ""}, marks=installed),
+        {"PYTHONWARNINGS": "error", "PYTHONUTF8": "1"},
     ],
     ids=str,
 )  # fmt: skip
@@ -150,10 +157,10 @@ def test_another_sitecustomize_is_not_lost(place):
     (place / "elsewhere").mkdir()
     (place / "elsewhere" / "sitecustomize.py").write_text("import sys; sys.site = __file__")
     (place / "look.py").write_text("import sys; print(sys.site, sys.modules['sitecustomize'])")
-    plain, ours = both(place, [], ["look.py"], {"PYTHONPATH": str(place / "elsewhere")})
+    plain, ours = both(place, [], ["look.py"], {"PYTHONPATH": f"{place}/elsewhere:{ROOT}"})
     assert ours == plain
     (place / "elsewhere" / "sitecustomize.py").write_text("import nothing_at_all")
-    plain, ours = both(place, [], ["look.py"], {"PYTHONPATH": str(place / "elsewhere")})
+    plain, ours = both(place, [], ["look.py"], {"PYTHONPATH": f"{place}/elsewhere:{ROOT}"})
     assert "nothing_at_all" in plain[1]
     assert "nothing_at_all" in ours[1]
 
@@ -210,7 +217,7 @@ def test_settings_reach_the_program_and_its_children(place):
     )
     ended = python(
         place, "-m", "compat", "--threads", "3", "--loop", "asyncio", "parent.py", "again",
-        environment={"PYTHONPATH": str(Path(__file__).parent.parent)},
+        environment={"PYTHONPATH": ROOT},
     )  # fmt: skip
     assert ended.stdout == "compat.install asyncio\n" * 2, ended.stderr
 
@@ -283,7 +290,7 @@ def test_program_that_uses_compat_itself_finds_the_same(place):
         "print(sys.modules['compat.late'].prepare.__globals__['sys'] is sys, len(compat.__path__))\n"
     )
     ended = python(place, "-m", "compat", "program.py",
-                   environment={"PYTHONPATH": str(Path(__file__).parent.parent)})  # fmt: skip
+                   environment={"PYTHONPATH": ROOT})  # fmt: skip
     assert (ended.stdout, ended.stderr) == ("True\ncompat True\nTrue 1\n", "")
 
 
