@@ -96,10 +96,10 @@ class Pool:
         with self._lock:
             self._dismiss_idle(daemon=False)
 
-    def finished(self, worker: Worker, job: Job, *, well: bool) -> bool:
-        """Count `job` out; return whether its thread stays, which must have gone `well` for that."""
+    def finished(self, worker: Worker, job: Job) -> bool:
+        """Count `job` out; return whether its thread stays."""
         with self._lock:
-            stays = well and self._keeps and (worker.daemon or not _exiting)
+            stays = self._keeps and (worker.daemon or not _exiting)
             stays = stays and (self.max_idle is None or len(self._idle) < self.max_idle)
             if stays:
                 self._idle.append(worker)

@@ -117,7 +117,7 @@ class _Started(threading.Event):
 class Employer(Protocol):
     """What a worker has to do with a pool."""
 
-    def finished(self, worker: "Worker", job: Job, *, well: bool) -> bool:
+    def finished(self, worker: "Worker", job: Job) -> bool:
         """Count `job` out; return whether the worker stays."""
 
     def gone(self, worker: "Worker") -> None:
@@ -173,17 +173,15 @@ class Worker:
             active[threading.get_ident()] = job
 
     def _do(self, job: Job) -> bool:
-        well = False
         try:
             if job.claim():
                 if job is not self.thread:
                     self._adopt(job)
                 job.call()
-            well = True
-        finally:
+        finally:  # whatever a hook has raised
             _trace_no_more()
             self.given = None
-            stays = self._pool.finished(self, job, well=well)
+            stays = self._pool.finished(self, job)
         return stays
 
     def _adopt(self, job: Job) -> None:

@@ -174,7 +174,7 @@ job.join()
     assert time.monotonic() - start < 9  # an idle thread stays for 10 s
 
 
-def test_r6_close_timeout_wakes_a_handler_that_waits_for_its_peer():
+def test_r6_close_timeout_wakes_a_handler_that_waits_for_its_peer(caplog):
     with serving(compat.ThreadingTCPServer(ANY, Waits)) as server:
         server.close_timeout = 0.05
         with waiting_client(server) as client:
@@ -182,6 +182,7 @@ def test_r6_close_timeout_wakes_a_handler_that_waits_for_its_peer():
             server.server_close()
             assert list(server._threads) == []
             assert client.recv(1) == b""
+    assert not caplog.records  # it did end
 
 
 def test_r4_at_max_threads_clients_wait_in_the_backlog():
