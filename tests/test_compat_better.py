@@ -629,3 +629,21 @@ def test_server_close_waits_for_its_handlers_as_long_as_it_takes():
             leave.set()
             closing.join(10)
             assert client.recv(10) == b"done"
+
+
+def test_handler_that_was_woken_has_a_moment_to_finish(caplog):
+    finished = threading.Event()
+
+    class Handler(Waits):
+        def finish(self):
+            threading.Event().wait(0.1)
+            super().finish()
+            finished.set()
+
+    with serving(compat.ThreadingTCPServer(ANY, Handler)) as server:
+        server.close_timeout = 0
+        with waiting_client(server):
+            server.shutdown()
+            server.server_close()
+            assert finished.is_set()
+    assert not caplog.records
