@@ -117,10 +117,8 @@ def _on_time(name: str, deadline: str) -> Callable[..., Any]:
             return original(self, *args, **options)
         except BlockingIOError:
             seconds = self.seconds[deadline]
-            # Not if it had no need to wait: a handler may ask a socket without waiting.
-            if self.gettimeout() is not None or seconds is None:
-                raise
-            if time.monotonic() - begin < seconds / 2:
+            # Not if it did not wait: a handler may ask a socket without waiting.
+            if seconds is None or time.monotonic() - begin < seconds / 2:
                 raise
         raise self.over(deadline)
 

@@ -6,6 +6,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import compat
 from compat import pool as pool_module
 from compat import worker as worker_module
-from compat.pool import Job, Pool
+from compat.pool import Job, Pool, join_all
 from tests.test_compat_rows import ANY, Upper, ask, serving
 
 OURS = (pool_module.__file__, worker_module.__file__, threading.__file__)
@@ -274,6 +275,28 @@ def test_join_gives_up_when_its_time_is_over(pool):
         assert job.is_alive()
     leave.set()
     job.join(10)
+
+
+def test_joining_many_takes_the_time_of_one(pool):
+    leave = threading.Event()
+    jobs = [running(pool, Job(leave.wait, (10,), daemon=True)) for _ in range(20)]
+    start = time.monotonic()
+    join_all(jobs, 0.1)
+    assert 0.1 <= time.monotonic() - start < 1.5  # and not 2
+    leave.set()
+    join_all(jobs, None)
+    assert not any(job.is_alive() for job in jobs)
+
+
+def test_last_job_of_a_thread_has_ended_only_with_the_thread():
+    pool = Pool("test", max_idle=0)
+    for _ in range(20):
+        before = system_threads()
+        job = running(pool, Job(int, (), daemon=True))
+        job.join(10)
+        assert job.ends_thread
+        assert not threading.Thread.is_alive(job)
+        assert system_threads() <= before
 
 
 def test_finished_job_holds_nothing(pool):
