@@ -37,7 +37,8 @@ class Service:
     """What a server does with what comes in; `None` where the handler cannot take it.
 
     Attributes:
-        blocking: takes a blocking socket, shaken hands with if it is a TLS one, and its peer.
+        blocking: takes a blocking socket, shaken hands with if it is a TLS one, and its peer; returns
+            what the handler raised.
         capacity: most requests at once, if that is less than `Limits` allow.
         flaw: what is missing in a handler of the right kind; a sentence that says what to write.
 
@@ -47,7 +48,7 @@ class Service:
     datagram: Callable[[Datagram], Awaitable[object]] | None = None
     stream_factory: Callable[[], AnyProtocol] | None = None
     datagram_factory: Callable[[], asyncio.DatagramProtocol] | None = None
-    blocking: Callable[[socket.socket, PeerAddress], Awaitable[object]] | None = None
+    blocking: Callable[[socket.socket, PeerAddress], Awaitable[BaseException | None]] | None = None
     capacity: int | None = None
     flaw: str | None = None
 

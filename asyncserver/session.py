@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import anyio
 
 from asyncserver import events
 from asyncserver.address import PeerAddress
+from asyncserver.blocking import hosted
 from asyncserver.connection import Connection
 from asyncserver.deadlines import overdue
 from asyncserver.debugging import SlowStepsProtocol
@@ -255,29 +255,22 @@ class Session:
     # -- a thread with the bare socket ---------------------------------------------------------
 
     async def _open_socket(
-        self, handle: Callable[[socket.socket, PeerAddress], Awaitable[object]]
+        self, handle: Callable[[socket.socket, PeerAddress], Awaitable[BaseException | None]]
     ) -> None:
         if self._terms.tls is not None:
             await self._wrap_socket(self._terms.tls)
-        timeouts = self._terms.timeouts
-        self._sock.setblocking(True)
-        for option, seconds in (
-            (socket.SO_RCVTIMEO, timeouts.idle),
-            (socket.SO_SNDTIMEO, timeouts.write),
-        ):
-            if seconds is not None and self._terms.tls is None:
-                # socket(7). The kernel's own deadlines leave a blocking socket what it is.
-                value = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-                self._sock.setsockopt(socket.SOL_SOCKET, option, value)
-        if self._terms.tls is not None:
-            self._sock.settimeout(timeouts.idle)  # OpenSSL would try again after the kernel's
+        sock = hosted(self._sock, self._terms.timeouts, self._terms.limits.line)
+        self._sock = sock
         self._handed_over = True
         try:
-            await handle(self._sock, self.peer)
-        except (BlockingIOError, TimeoutError):
-            self._terms.observers.emit(events.Expired(self.peer, "idle"))
-        except Exception as exc:
-            self._report(exc, ended=True)
+            raised = await handle(sock, self.peer)
+            if sock.overdue is not None:
+                self._terms.observers.emit(events.Expired(self.peer, sock.overdue))
+            if raised is not None:
+                self._report(raised, ended=True)
+        finally:  # a copy of the descriptor may keep it open, as in socketserver
+            with contextlib.suppress(OSError):  # the peer may have gone
+                sock.shutdown(socket.SHUT_WR)
 
     async def _wrap_socket(self, context: ssl.SSLContext) -> None:
         seconds = self._terms.timeouts.handshake

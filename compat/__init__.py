@@ -8,8 +8,8 @@ serves programs that nobody wants to touch.
 """
 
 from socketserver import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
+from typing import TYPE_CHECKING, Any
 
-from compat.hosting import threaded
 from compat.install import install, installed, uninstall
 from compat.mixins import (
     ForkingMixIn,
@@ -50,8 +50,27 @@ __all__ = (
     "uninstall",
 )
 
+if TYPE_CHECKING:
+    from compat.hosting import threaded
+
+
+def __getattr__(name: str) -> Any:
+    """Bring `threaded` when it is asked for: it needs asyncserver, which the drop-in's classes do not."""
+    if name != "threaded":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from compat import hosting  # noqa: PLC0415 - a fifth of a second
+
+    hosting.threaded.__module__ = __name__
+    globals()[name] = hosting.threaded
+    return hosting.threaded
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 for _name in __all__:
     # Tracebacks and help() show where to import a name from, not the room that it lives in.
-    if getattr(globals()[_name], "__module__", "").startswith("compat."):
+    if getattr(globals().get(_name), "__module__", "").startswith("compat."):
         globals()[_name].__module__ = __name__
 del _name

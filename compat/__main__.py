@@ -1,21 +1,25 @@
-"""`python -m compat script.py`: run a program as it is, with its servers on asyncserver."""
+"""`python -m compat script.py`: run a program as it is, with its servers on asyncserver.
 
-import functools
+It becomes the program: the same interpreter is started anew, as if it had been told the program only,
+so that everything is as without us. What makes the difference is in the environment, where children
+of the program find it too; see `startup/sitecustomize.py`.
+"""
+
+import importlib.util
+import json
 import os
-import runpy
+import subprocess
 import sys
-from collections.abc import Callable
+from importlib.machinery import PathFinder
 from typing import Final, Literal, NoReturn
 
 import click
 
-from asyncserver.errors import AsyncServerError
-from compat import engine
-from compat.install import install
-
 __all__ = ("main",)
 
 BAD_INPUT: Final = 2  # exit status, as that of python itself
+HOME: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+STARTUP: Final = os.path.join(HOME, "compat", "startup")
 
 
 @click.command(
@@ -37,7 +41,7 @@ def main(
     threads: int | None,
     loop: Literal["auto", "uvloop", "asyncio"],
     words: tuple[str, ...],
-) -> Callable[[], object]:
+) -> None:
     """Run a program that uses socketserver, unchanged, on asyncserver.
 
     \b
@@ -52,30 +56,60 @@ def main(
     program = words[0]
     if not is_module and not os.path.exists(program):
         raise click.ClickException(f"no file {program}")
-    engine.LOOP = loop
-    install(threads=threads)
-    sys.argv = list(words)
-    sys.path[0] = os.getcwd() if is_module else os.path.dirname(os.path.abspath(program))
     if is_module:
-        return functools.partial(_run_module, program)
-    return functools.partial(runpy.run_path, program, run_name="__main__")
+        _check_module(program)
+    if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
+        raise click.ClickException("uvloop is not installed: pip install uvloop")
+    arguments = [*_interpreter_options(), *(["-m"] if is_module else []), *words]
+    os.execve(sys.executable, [sys.executable, *arguments], _environment(loop, threads))  # noqa: S606
 
 
-def _run_module(name: str) -> None:
-    try:
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
-    except ImportError as exc:
-        if _raised_by_runpy(exc):
-            _fail(str(exc))
-        raise
+def _check_module(name: str) -> None:
+    """Raise if there is no such module; without importing it, or the package that it is in."""
+    if "." in name:
+        return  # Python itself will tell
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise click.ClickException(f"No module named {name}")
+    inside = spec.submodule_search_locations
+    if inside is not None and PathFinder.find_spec("__main__", inside) is None:
+        raise click.ClickException(f"No module named {name}.__main__; it cannot be run")
 
 
-def _raised_by_runpy(exc: BaseException) -> bool:
-    """Whether the module was not found or not runnable, and did not raise this itself."""
-    last = exc.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    return last is not None and last.tb_frame.f_globals.get("__name__") == "runpy"
+def _environment(loop: str, threads: int | None) -> dict[str, str]:
+    """Return that of this process, with what has compat installed."""
+    names = [name for name in os.environ if not (_ignores_environment() and name[:6] == "PYTHON")]
+    environment = {name: os.environ[name] for name in names}
+    path = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each != STARTUP]
+    environment["PYTHONPATH"] = os.pathsep.join([STARTUP, *(path if path != [""] else [])])
+    environment["ASYNCSERVER_COMPAT"] = json.dumps(
+        {
+            "home": HOME,
+            "loop": loop,
+            "threads": threads,
+            "python": [sys.prefix, *sys.version_info[:2]],
+        }
+    )
+    return environment
+
+
+def _interpreter_options() -> list[str]:
+    """Return what stood before `-m compat` on the command line."""
+    options = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
+    if options and options[-1] == "compat":
+        options = [*options[:-2], options[-2] + "compat"]
+    if _ignores_environment() or not options or not options[-1].endswith("mcompat"):
+        # -E and -I would ignore what we have to say. What is left of them is in _environment.
+        options = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        without = [each for each in options if each not in {"-E", "-I"}]
+        return [*without, "-s", "-P"] if sys.flags.isolated else without
+    last = options.pop().removesuffix("mcompat")  # -um is -u and -m
+    return options if last == "-" else [*options, last]
+
+
+def _ignores_environment() -> bool:
+    """Whether it is python -E, or -I."""
+    return bool(sys.flags.ignore_environment)
 
 
 def _fail(message: str) -> NoReturn:
@@ -85,12 +119,9 @@ def _fail(message: str) -> NoReturn:
 
 if __name__ == "__main__":
     try:
-        run = main.main(prog_name="python -m compat", standalone_mode=False)
+        status = main.main(prog_name="python -m compat", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)  # 128 plus SIGINT, as a shell says it
     except click.ClickException as exc:
         _fail(exc.format_message())
-    except AsyncServerError as exc:
-        _fail(str(exc))
-    if callable(run):  # and not an exit status, as after --help
-        run()  # outside of click, which has its own way with what a program raises
+    sys.exit(status)

@@ -26,9 +26,10 @@ from asyncserver.events import Event, Exhausted, Observers, Saturated
 from asyncserver.serve import loop_factory
 from asyncserver.tls import shake_hands
 from compat import handshakes
+from compat.handshakes import put_off
 from compat.state import ENGINE, POOL, SHUTDOWN_REQUEST, at_work, has_actions
 
-__all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Engine", "watch_all")
+__all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Engine", "is_late", "put_off", "watch_all")
 
 logger = logging.getLogger("asyncserver")
 
@@ -352,6 +353,11 @@ def _tell(event: Event) -> None:
             )
         case Exhausted(error, first=True):
             logger.warning("cannot accept: %s; trying again until it works", error)
+
+
+def is_late(request: object) -> bool:
+    """Whether `request` has not shaken hands."""
+    return type(request) is handshakes.LateSocket
 
 
 _observers = Observers([_tell])

@@ -1,119 +1,29 @@
-"""Blocking code inside an async program: a whole drop-in server, or a handler on the native server."""
+"""A blocking handler on the native server: `threaded`, and what the handler finds there."""
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import inspect
-import logging
 import socket
 import socketserver
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import anyio
 from anyio._core._eventloop import claim_worker_thread, get_async_backend
 
 import asyncserver
+from asyncserver.events import Failed
 from asyncserver.handlers import Hosted, Service
 from asyncserver.server import DEFAULT_GRACE as NATIVE_GRACE
-from compat.pool import Job, Pool
-from compat.state import engine_of, pool_of
+from compat.awaiting import call_in_thread
+from compat.pool import Pool
+from compat.waking import wake
 
-__all__ = ("DEFAULT_GRACE", "HostServer", "serve_in_thread", "threaded", "wake")
+__all__ = ("HostServer", "Threaded", "threaded")
 
-logger = logging.getLogger("asyncserver")
-
-DEFAULT_GRACE: Final = 1.0  # seconds; whoever cancels is in a hurry
 MAX_THREADS: Final = 1000  # handlers at once on the native server
-WAKE_GRACE: Final = 0.25  # seconds that a handler has to end, after its socket was shut down
 SEND_TIMEOUT: Final = 30.0  # seconds that a reply to a datagram may wait for room
-_pool = Pool("asyncserver")
-
-
-def wake(request: Any) -> None:
-    """Make a handler that waits for its peer see the end of the stream. Closing would not do it."""
-    with contextlib.suppress(OSError, AttributeError):
-        if isinstance(request, socket.socket):
-            # Not SSLSocket's own, which would take the TLS layer away under the handler's feet.
-            socket.socket.shutdown(request, socket.SHUT_RDWR)
-        else:
-            request.shutdown(socket.SHUT_RDWR)
-
-
-def call_in_thread(
-    pool: Pool, function: Callable[..., object], *args: Any
-) -> tuple["asyncio.Future[Any]", Job]:
-    """Call `function` in a daemon thread; return the future of its result, and the job."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def settle(result: Any, exc: BaseException | None) -> None:
-        if done.done():
-            return
-        if exc is None:
-            done.set_result(result)
-        else:
-            done.set_exception(exc)
-
-    def run(*args: Any) -> None:
-        result, error = None, None
-        try:
-            result = function(*args)
-        except BaseException as exc:
-            error = exc
-        with contextlib.suppress(RuntimeError):  # the loop has not waited for us
-            loop.call_soon_threadsafe(settle, result, error)
-
-    job = Job(contextvars.copy_context().run, (run, *args), daemon=True)
-    pool.run(job)
-    return done, job
-
-
-# -- a whole drop-in server --------------------------------------------------------------------
-
-
-async def serve_in_thread(server: socketserver.BaseServer, grace: float | None) -> None:
-    """See `BaseServer.serve`."""
-    done, _ = call_in_thread(_pool, server.serve_forever)
-    try:
-        await asyncio.shield(done)
-    except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):  # bounded by the grace
-            await _stop(server, done, grace)
-        raise
-
-
-async def _stop(
-    server: socketserver.BaseServer, done: "asyncio.Future[Any]", grace: float | None
-) -> None:
-    # In a thread, because it may be overridden and block; through the instance, for the same reason.
-    stopped, _ = call_in_thread(_pool, server.shutdown)
-    stopped.add_done_callback(_report)
-    engine = engine_of(server)
-    for late in (False, True):
-        pool = pool_of(server)
-        jobs = [] if pool is None else list(pool.jobs)
-        ends = [call_in_thread(_pool, job.join)[0] for job in jobs]
-        _, waiting = await asyncio.wait([done, *ends], timeout=WAKE_GRACE if late else grace)
-        if not waiting:
-            break
-        if not late:
-            for job in jobs:
-                wake(job.args[0])
-            if engine is not None:
-                wake(engine.request)
-    else:
-        logger.warning("serve(): %d threads did not end within the grace", len(waiting))
-    _report(done)
-
-
-def _report(done: "asyncio.Future[Any]") -> None:
-    if done.done() and not done.cancelled() and done.exception() is not None:
-        logger.error("stopping a server failed", exc_info=done.exception())
-
-
-# -- a handler on the native server ------------------------------------------------------------
 
 
 def threaded(handler: Callable[..., object], *, max_threads: int | None = MAX_THREADS) -> Hosted:
@@ -122,8 +32,10 @@ def threaded(handler: Callable[..., object], *, max_threads: int | None = MAX_TH
     Each request runs in a thread, with a blocking `socket.socket` (with TLS an `ssl.SSLSocket`, the
     handshake of which is done). The server's limits, deadlines, TLS, drain and counters apply; a
     drain waits for handlers, then wakes those that wait for their peer. Bytes are not counted, and
-    the `idle` and `write` deadlines are those of single calls of `recv` and `send`. In the thread,
-    `anyio.from_thread.run` reaches the event loop.
+    the `idle` and `write` deadlines are those of single calls of `recv` and `send`: one that is over
+    raises `DeadlineExceeded`, a `TimeoutError`, also in the middle of `rfile.read(n)`. A file's
+    `readline()` without a size reads up to `Limits.line`. In the thread, `anyio.from_thread.run`
+    reaches the event loop. `sys.exit()` ends the handler's thread, and nothing else.
 
     Args:
         handler: a class derived from `socketserver.BaseRequestHandler`, anything that is called like
@@ -144,10 +56,15 @@ def threaded(handler: Callable[..., object], *, max_threads: int | None = MAX_TH
 
 
 class HostServer:
-    """What a handler on the native server finds as `self.server`.
+    """What handlers on the native server find as `self.server`: one for each address of the server.
+
+    They may keep there what they have in common. What a program of its own would have put there
+    before serving goes into the handler class, or a `functools.partial` of it.
 
     Attributes:
-        server_address: where the request came in, as `socketserver` writes addresses.
+        server_address: what it listens on, as `socketserver` writes addresses.
+        socket: what it listens on; to look at, or to send datagrams from. It does not block, and
+            is not to be closed.
         RequestHandlerClass: the handler.
         native: the `asyncserver.Server`; not to be touched but on its loop.
 
@@ -155,15 +72,27 @@ class HostServer:
 
     def __init__(
         self,
-        server_address: Any,
+        sock: socket.socket,
         handler: Callable[..., object],
         native: asyncserver.Server,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.server_address = server_address
+        self.socket = sock
+        self.server_address = sock.getsockname()
         self.RequestHandlerClass = handler
         self.native = native
         self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"a handler on the native server finds no server.{name}: compat.threaded() serves a"
+            " handler, not a server class; keep it on the handler class, or serve the class itself"
+            " with compat"
+        )
+
+    def fileno(self) -> int:
+        """Return the descriptor of `socket`."""
+        return self.socket.fileno()
 
     def shutdown(self) -> None:
         """Drain the server, with the default grace. Does not wait, so a handler may call it."""
@@ -179,6 +108,8 @@ class Threaded(Hosted):
         self._max_threads = max_threads
         self._is_function = not _is_called_like_a_class(handler)
         self._pool = Pool(self.__qualname__)
+        self._hosts: weakref.WeakKeyDictionary[asyncserver.Server, dict[Any, HostServer]]
+        self._hosts = weakref.WeakKeyDictionary()
 
     def service(self, server: asyncserver.Server) -> Service:
         kind = _class_of(self._handler)
@@ -194,58 +125,67 @@ class Threaded(Hosted):
 
     async def _serve(
         self, server: asyncserver.Server, sock: socket.socket, peer: asyncserver.PeerAddress
-    ) -> None:
-        done, _ = call_in_thread(
-            self._pool, self._handle, server, asyncio.get_running_loop(), sock, peer
-        )
+    ) -> BaseException | None:
+        done, _ = call_in_thread(self._pool, self._handle, sock, peer, self._host(sock, server))
         try:
-            await asyncio.shield(done)
+            return _but_exit(await asyncio.shield(done))
         except asyncio.CancelledError:
             wake(sock)
-            with contextlib.suppress(Exception):
-                await asyncio.shield(done)
+            await asyncio.shield(done)
             raise
-
-    def _handle(
-        self,
-        server: asyncserver.Server,
-        loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
-        peer: asyncserver.PeerAddress,
-    ) -> None:
-        with _reaching(loop):
-            try:
-                if self._is_function:
-                    self._handler(sock)
-                else:
-                    self._handler(sock, peer, self._host(sock, server, loop))
-            finally:
-                with contextlib.suppress(OSError):  # the peer may have gone
-                    sock.shutdown(socket.SHUT_WR)
 
     async def _answer(self, server: asyncserver.Server, datagram: asyncserver.Datagram) -> None:
         # One of its own, because Python would block in, or fail on, the server's non-blocking one.
         sock = datagram.socket.dup()
+        host = self._host(datagram.socket, server)
         done, _ = call_in_thread(
-            self._pool, self._handle_datagram, server, asyncio.get_running_loop(), sock, datagram
+            self._pool, self._handle_datagram, (datagram.data, sock), datagram.peer, host
         )
-        await asyncio.shield(done)
+        raised = _but_exit(await asyncio.shield(done))
+        if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
+            raise raised
+        if raised is not None:  # what a coroutine cannot raise, or not without ending the loop
+            server._terms.observers.emit(Failed(datagram.peer, raised))
+
+    # -- in a thread ---------------------------------------------------------------------------
+
+    def _handle(self, sock: socket.socket, peer: asyncserver.PeerAddress, host: HostServer) -> None:
+        with _reaching(host._loop):
+            if self._is_function:
+                self._handler(sock)
+            else:
+                self._handler(sock, peer, host)
 
     def _handle_datagram(
         self,
-        server: asyncserver.Server,
-        loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
-        datagram: asyncserver.Datagram,
+        request: tuple[bytes, socket.socket],
+        peer: asyncserver.PeerAddress,
+        host: HostServer,
     ) -> None:
-        with sock, _reaching(loop):
-            sock.settimeout(SEND_TIMEOUT)
-            self._handler((datagram.data, sock), datagram.peer, self._host(sock, server, loop))
+        with request[1], _reaching(host._loop):
+            request[1].settimeout(SEND_TIMEOUT)
+            self._handler(request, peer, host)
 
-    def _host(
-        self, sock: socket.socket, server: asyncserver.Server, loop: asyncio.AbstractEventLoop
-    ) -> HostServer:
-        return HostServer(sock.getsockname(), self._handler, server, loop)
+    def _host(self, sock: socket.socket, server: asyncserver.Server) -> HostServer:
+        """Return what stands for `server` at the address where `sock` came in."""
+        hosts = self._hosts.setdefault(server, {})
+        name = _place(sock)
+        if name not in hosts:
+            listening = [each.socket for each in server._doors.listeners]
+            at = next((each for each in listening if _place(each) == name), sock)
+            hosts[name] = HostServer(at, self._handler, server, asyncio.get_running_loop())
+        return hosts[name]
+
+
+def _place(sock: socket.socket) -> tuple[int, Any]:
+    """Return what a listener and the connections that it accepted have in common."""
+    name = sock.getsockname()
+    return sock.family, name[1] if isinstance(name, tuple) else name
+
+
+def _but_exit(raised: BaseException | None) -> BaseException | None:
+    """Return what is to be told: `sys.exit()` in a thread ends the thread, without a word."""
+    return None if isinstance(raised, SystemExit) else raised
 
 
 def _class_of(handler: Callable[..., object]) -> type | None:

@@ -5,22 +5,18 @@ asyncserver too, whatever was imported before: `http.server`, `xmlrpc.server`, a
 """
 
 import contextlib
-import logging
 import socketserver
 import sys
 from collections.abc import Iterator
 from types import FunctionType
 from typing import Any, Final
 
-from asyncserver.errors import SettingError
-from compat.engine import watch_all
+from compat import late
 from compat.mixins import ForkingMixIn, ThreadingMixIn, run_in_pool
 from compat.pool import Job
 from compat.servers import BaseServer, TCPServer, UDPServer
 
 __all__ = ("install", "installed", "uninstall")
-
-logger = logging.getLogger("asyncserver")
 
 MIRRORS: Final[dict[type, type]] = {
     socketserver.BaseServer: BaseServer,
@@ -50,6 +46,8 @@ def install(*, threads: int | None = None) -> None:
 
     """
     if threads is not None and threads < 1:
+        from asyncserver.errors import SettingError  # noqa: PLC0415 - not for all who import us
+
         raise SettingError(f"threads is {threads!r}: write at least 1, or None")
     uninstall()
     for standard, mirror in MIRRORS.items():
@@ -76,7 +74,7 @@ def uninstall() -> None:
             delattr(owner, name)
         else:
             setattr(owner, name, before)
-    watch_all()
+    late.stop_watching_flags()
 
 
 @contextlib.contextmanager
@@ -100,7 +98,7 @@ def _process_request_in(threads: int) -> FunctionType:
     def process_request(self: Any, request: Any, client_address: Any) -> None:
         if vars(self).setdefault("_asyncserver_said", False) is False:
             vars(self)["_asyncserver_said"] = True
-            logger.warning(
+            late.logger().warning(
                 "%s at %s handles up to %d requests at once, where its code says one at a time",
                 type(self).__name__, self.server_address, threads,
             )  # fmt: skip

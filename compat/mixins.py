@@ -5,19 +5,18 @@ reaped when they end and not when the server looks again.
 """
 
 import functools
-import logging
 import os
 import socketserver
 import threading
-import time
 import weakref
 from collections.abc import Collection
 from typing import Any, Final
 
-from compat.hosting import wake
-from compat.pool import Job, Pool
+from compat import late
+from compat.pool import Job, Pool, join_all
 from compat.servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from compat.state import POOL, engine_of, pool_of
+from compat.waking import wake
 from compat.words import mirrors
 
 __all__ = (
@@ -33,8 +32,6 @@ __all__ = (
     "ThreadingUnixStreamServer",
     "run_in_pool",
 )
-
-logger = logging.getLogger("asyncserver")
 
 WAKE_GRACE: Final = 1.0  # seconds that a handler has to end, after its socket was shut down
 
@@ -52,36 +49,29 @@ class Requests(socketserver._Threads):  # type: ignore[name-defined,misc] # miss
         """Add a request; forgets finished ones now and then, which is cheaper than always."""
         if job.daemon:
             return
-        list.append(self, job)
         if len(self) >= self._enough:
             self.reap()
             self._enough = 2 * len(self) + 4
+        list.append(self, job)
 
     _enough = 4
 
     def join(self) -> None:
         """Wait for all requests but the one that calls this."""
-        me = threading.get_ident()
-        jobs = [job for job in self.pop_all() if job.ident != me or not job.is_alive()]
-        join_within(jobs, self.close_timeout)
+        me = threading.current_thread()
+        join_within([job for job in self.pop_all() if job is not me], self.close_timeout)
 
 
 def join_within(jobs: Collection[Job], seconds: float | None) -> None:
     """Wait for `jobs`; after `seconds`, wake those that wait for their peer, and then wait no more."""
-    if seconds is None:
-        for job in jobs:
-            job.join()
-        return
-    for late in (False, True):
-        deadline = time.monotonic() + (WAKE_GRACE if late else seconds)
-        for job in jobs:
-            job.join(deadline - time.monotonic())
+    for last in (False, True):
+        join_all(jobs, WAKE_GRACE if last else seconds)
         jobs = [job for job in jobs if job.is_alive()]
-        if not late:
+        if not last:
             for job in jobs:
-                wake(job.args[0])
+                wake(*job.args[:1])  # none, if it has ended just now
     if jobs:
-        logger.warning(
+        late.logger().warning(
             "server_close(): %d handlers did not end, even without their peers", len(jobs)
         )
 
@@ -108,10 +98,13 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
         requests = vars(self).get("_threads")
         if isinstance(requests, Requests):
             requests.close_timeout = self.close_timeout
-        _close_threading(self)
-        pool = pool_of(self)  # type: ignore[arg-type]
-        if pool is not None:
-            pool.retire()
+        try:
+            _close_threading(self)
+        finally:
+            pool = pool_of(self)  # type: ignore[arg-type]
+            if pool is not None:
+                pool.retire()
+            late.tell_rest()
 
 
 def run_in_pool(server: Any, job: Job, limit: int | None, max_idle: int | None) -> None:

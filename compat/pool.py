@@ -3,80 +3,27 @@
 Handlers that wait for each other all run, because nobody queues behind anybody: where no thread is
 idle, a new one starts. `concurrent.futures` would queue, and its threads keep a process from
 exiting. Knows no sockets.
+
+The thread that serves is often the main one, where a signal handler may raise between any two
+steps. So every step that must not be torn apart is one call into C: a job is handed over by
+`SimpleQueue.put`, and belongs to whoever has claimed it. Conditions and events of `threading`, which
+can be torn apart, are not used.
 """
 
-import contextvars
+import contextlib
 import os
-import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable
-from typing import Any, Final
+from _queue import SimpleQueue
+from collections.abc import Callable, Iterable
 
-__all__ = ("Job", "Pool", "forget_threads")
+from compat import turns
+from compat.worker import Job, Worker
 
-IDLE_SECONDS: Final = 10.0  # a thread waits that long for work, then ends
+__all__ = ("Job", "Pool", "forget_threads", "join_all")
 
-
-class Job:
-    """One call in a thread, which looks like the thread that `socketserver` would have started.
-
-    Args:
-        target: what to call, with `args`, in an empty `contextvars.Context`, as in a new thread.
-        args: its arguments.
-        daemon: whether the process may exit meanwhile.
-
-    """
-
-    __slots__ = ("_done", "args", "daemon", "ends_thread", "target", "thread")
-
-    def __init__(
-        self, target: Callable[..., object], args: tuple[Any, ...], *, daemon: bool
-    ) -> None:
-        self.target = target
-        self.args = args
-        self.daemon = daemon
-        self.thread: threading.Thread | None = None
-        self.ends_thread = False  # it was its thread's last one
-        self._done = threading.Lock()
-        self._done.acquire()
-
-    def __repr__(self) -> str:
-        return f"<Job {self.name}, {'running' if self.is_alive() else 'done'}>"
-
-    @property
-    def name(self) -> str:
-        """The name of the thread that it runs in."""
-        return "no thread yet" if self.thread is None else self.thread.name
-
-    @property
-    def ident(self) -> int | None:
-        """The identifier of that thread."""
-        return None if self.thread is None else self.thread.ident
-
-    def is_alive(self) -> bool:
-        """Whether it has not finished."""
-        return self._done.locked()
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until it has finished, for `timeout` seconds at most."""
-        if self._done.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
-            self._done.release()
-            if self.ends_thread and self.thread is not None:
-                self.thread.join(timeout)
-
-    def finish(self) -> None:
-        """Let go whoever joins."""
-        self._done.release()
-
-    def run(self) -> None:
-        """Do it. What it raises goes where a thread's exception goes, `threading.excepthook`."""
-        try:
-            contextvars.Context().run(self.target, *self.args)
-        except BaseException:
-            # The hook ignores SystemExit; ours to call, because the thread lives on.
-            hooked = threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
-            threading.excepthook(hooked)
+_exiting = False  # the main thread has ended: non-daemon threads are waited for, so none may idle
 
 
 class Pool:
@@ -108,8 +55,8 @@ class Pool:
         self._freed = freed
         # Reentrant, because a signal handler may come in between and close the server.
         self._lock = threading.RLock()
-        self._room = threading.Condition(self._lock)
-        self._idle: list[_Worker] = []  # the last one in is warmest, and the first one out
+        self._bells: list[SimpleQueue[None]] = []  # of those who wait for room
+        self._idle: list[Worker] = []  # the last one in is warmest, and the first one out
         self._keeps = True
         _pools.add(self)
 
@@ -119,99 +66,114 @@ class Pool:
         return self.limit is not None and len(self.jobs) >= self.limit
 
     def run(self, job: Job) -> None:
-        """Start `job`. Raises `RuntimeError` if the system has no thread left."""
-        with self._lock:
-            while self.full:
-                self._room.wait()
-            self.jobs.add(job)
-            self._keeps = True
-            worker = self._take_idle(daemon=job.daemon)
-        if worker is None:
-            try:
-                _Worker(self, job, f"({self._name})").start()
-            except BaseException:
-                with self._lock:
-                    self.jobs.discard(job)
-                job.finish()
-                raise
-        else:
-            worker.give(job)
+        """Start `job`. Raises `RuntimeError` if the system has no thread left.
 
-    def retire(self, *, daemon: bool | None = None) -> None:
-        """Let all idle threads end (of one kind, if `daemon` says which), and wait until they have."""
+        If a signal handler's exception comes in between, the job either runs, as if the exception
+        had come a little later, or is as if it had never been.
+        """
+        job.name = f"{job.name} ({self._name})"
+        try:
+            while not self._admit(job):
+                self._wait_for_room()
+            if not self._give_to_idle(job):
+                job.worker = Worker(self, job)
+                job.start()
+        except BaseException:
+            if job.claim():
+                self._count_out(job)
+            raise
+
+    def retire(self) -> None:
+        """Let all threads that are idle, or will be, end; wait for those that are."""
         with self._lock:
             self._keeps = False
-            leaving = [each for each in self._idle if daemon in {None, each.daemon}]
-            self._idle = [each for each in self._idle if each not in leaving]
-        for worker in leaving:
-            worker.give(None)
+            leaving = self._dismiss_idle()
         for worker in leaving:
             worker.join()
 
-    def finished(self, worker: "_Worker", job: Job) -> bool:
+    def retire_at_exit(self) -> None:
+        """Let idle threads end for which the process would wait."""
+        with self._lock:
+            self._dismiss_idle(daemon=False)
+
+    def finished(self, worker: Worker, job: Job) -> bool:
         """Count `job` out; return whether its thread stays."""
         with self._lock:
-            self.jobs.discard(job)
-            stays = self._keeps and (self.max_idle is None or len(self._idle) < self.max_idle)
+            stays = self._keeps and (worker.daemon or not _exiting)
+            stays = stays and (self.max_idle is None or len(self._idle) < self.max_idle)
             if stays:
                 self._idle.append(worker)
-            if self.limit is not None:
-                self._room.notify()
+        worker.appear_as(None if stays else worker.thread)
         job.ends_thread = not stays
-        job.finish()
-        self._freed()
+        self._count_out(job)
         return stays
 
-    def gone(self, worker: "_Worker") -> bool:
-        """Say whether an idle thread may end; not if it has just been given a job."""
-        with self._lock:
-            if worker not in self._idle:
-                return False
+    def gone(self, worker: Worker) -> None:
+        """Give no more jobs to `worker`."""
+        with self._lock, contextlib.suppress(ValueError):
             self._idle.remove(worker)
-            return True
 
     def forget(self) -> None:
-        """Begin anew, in a child process that has none of the threads."""
+        """Begin anew, in a child process that has one thread only."""
         self._lock = threading.RLock()
-        self._room = threading.Condition(self._lock)
-        self._idle = []
-        self.jobs = set()
+        self._idle, self._bells = [], []
+        jobs, self.jobs = self.jobs, set()
+        for job in jobs:
+            if job.ident != threading.get_ident():
+                job.finish()  # nobody waits for threads that are the parent's
 
-    def _take_idle(self, *, daemon: bool) -> "_Worker | None":
-        for number in range(len(self._idle) - 1, -1, -1):
-            if self._idle[number].daemon == daemon:
-                return self._idle.pop(number)
-        return None
+    def _admit(self, job: Job) -> bool:
+        with self._lock:
+            if self.full:
+                return False
+            job.begin()
+            self.jobs.add(job)
+            self._keeps = True
+        turns.at_work(len(self.jobs))
+        return True
+
+    def _wait_for_room(self) -> None:
+        bell: SimpleQueue[None] = SimpleQueue()
+        try:
+            self._bells.append(bell)
+            while self.full:
+                bell.get()
+        finally:
+            self._bells.remove(bell)
+
+    def _give_to_idle(self, job: Job) -> bool:
+        with self._lock:
+            for worker in reversed(self._idle):
+                if worker.daemon == job.daemon:
+                    try:
+                        worker.given = job
+                        worker.mail.put(job)
+                    finally:
+                        self.gone(worker)
+                    return True
+        return False
+
+    def _dismiss_idle(self, *, daemon: bool | None = None) -> list[Worker]:
+        leaving = [each for each in self._idle if daemon in {None, each.daemon}]
+        for worker in leaving:
+            worker.mail.put(None)
+            self.gone(worker)
+        return leaving
+
+    def _count_out(self, job: Job) -> None:
+        self.jobs.discard(job)  # without the lock, which thousands may want that end together
+        turns.at_work(len(self.jobs), ended=True)
+        for bell in tuple(self._bells):
+            bell.put(None)
+        job.finish()
+        self._freed()
 
 
-class _Worker(threading.Thread):
-    """One thread of a pool."""
-
-    def __init__(self, pool: Pool, job: Job, name: str) -> None:
-        super().__init__(daemon=job.daemon)
-        self.name = f"{self.name} {name}"
-        self._pool = pool
-        self._job: Job | None = job
-        self._given = threading.Lock()
-        self._given.acquire()
-
-    def give(self, job: Job | None) -> None:
-        """Wake it, with work or, with `None`, to end."""
-        self._job = job
-        self._given.release()
-
-    def run(self) -> None:
-        while (job := self._job) is not None:
-            job.thread = self
-            job.run()
-            self._job = None
-            if not self._pool.finished(self, job):
-                return
-            del job  # an idle thread holds nobody's request
-            if not self._given.acquire(timeout=IDLE_SECONDS):
-                if self._pool.gone(self):
-                    return
-                self._given.acquire()
+def join_all(jobs: Iterable[Job], seconds: float | None) -> None:
+    """Wait until all have finished, for `seconds` at most, together."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    for job in jobs:
+        job.join(None if deadline is None else deadline - time.monotonic())
 
 
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
@@ -224,11 +186,16 @@ def forget_threads() -> None:
 
 
 def _retire_all() -> None:
+    global _exiting  # noqa: PLW0603 - the process is one
+    _exiting = True
     for pool in list(_pools):
-        pool.retire(daemon=False)
+        pool.retire_at_exit()
 
 
 os.register_at_fork(after_in_child=forget_threads)
 # The interpreter joins non-daemon threads before it calls atexit's functions, so those that are
 # idle have to be told earlier. Private, but what concurrent.futures uses for this.
-threading._register_atexit(_retire_all)  # type: ignore[attr-defined]
+try:
+    threading._register_atexit(_retire_all)  # type: ignore[attr-defined]
+except RuntimeError:  # the main thread has ended already
+    _exiting = True

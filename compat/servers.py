@@ -6,6 +6,7 @@ standard library's own classes.
 """
 
 import _socket
+import errno
 import socket
 import socketserver
 import threading
@@ -13,15 +14,16 @@ import time
 from threading import get_ident
 from typing import Any, Final
 
-from compat.engine import BACK_OFF, OUT_OF_RESOURCES, Engine
-from compat.handshakes import LateSocket, put_off
-from compat.hosting import DEFAULT_GRACE, serve_in_thread
+from compat import late
 from compat.state import ENGINE, SHUTDOWN_REQUEST, engine_of
 from compat.words import mirrors
 
 __all__ = ("BaseServer", "TCPServer", "UDPServer", "UnixDatagramServer", "UnixStreamServer")
 
+DEFAULT_GRACE: Final = 1.0  # seconds; whoever cancels is in a hurry
 BACKLOG: Final = 128  # instead of 5, which resets clients that come together; see listen(2)
+BACK_OFF: Final = 0.05  # seconds of pause when the system is out, where there is no engine to wait
+OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 IS_SHUT_DOWN: Final = "_BaseServer__is_shut_down"
 
 _family = _socket.socket.family.__get__  # a plain number
@@ -53,12 +55,14 @@ class BaseServer(socketserver.BaseServer):
 
     @__is_shut_down.setter
     def __is_shut_down(self, event: threading.Event) -> None:
+        late.prepare()  # here, because all servers come by when they are made
         vars(self)[IS_SHUT_DOWN] = event
         if engine_of(self) is None:
             event.set()  # who never served is shut down already, and nobody waits for it in vain
 
     def serve_forever(self, poll_interval: float | None = 0.5) -> None:
-        engine = Engine(self, poll_interval, lambda: _never_blocks(self))
+        late.prepare()  # for those that were made before `install`
+        engine = late.engine().Engine(self, poll_interval, lambda: _never_blocks(self))
         self.__is_shut_down.clear()
         try:
             engine.run()
@@ -85,7 +89,10 @@ class BaseServer(socketserver.BaseServer):
             grace: seconds; `None`: as long as it takes.
 
         """
-        await serve_in_thread(self, grace)
+        await late.awaiting().serve_in_thread(self, grace)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        late.telling().tell(client_address)
 
     def _handle_request_noblock(self) -> None:
         engine = vars(self).get(ENGINE)
@@ -101,7 +108,7 @@ class BaseServer(socketserver.BaseServer):
                 finally:
                     engine.asking = False
             else:
-                request, client_address = put_off(self.get_request)
+                request, client_address = late.engine().put_off(self.get_request)
         except OSError as exc:
             if engine is not None:
                 engine.back_off(exc)
@@ -110,7 +117,7 @@ class BaseServer(socketserver.BaseServer):
             return
         if engine is None:
             _handle(self, request, client_address)
-        elif type(request) is LateSocket:
+        elif late.engine().is_late(request):
             engine.park(request, lambda: _handle(self, request, client_address))
         else:
             engine.request = request

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "asyncserver"
 # From the ground up. A room may use the rooms below its floor.
 FLOORS = [
     {"errors", "settings", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "rates", "stats"},
-    {"logs", "paths", "listeners", "adopted", "acceptor", "attributes", "closing", "debugging", "driver", "foreign", "outbox", "pace", "pktinfo", "protocol", "certificate", "contexts", "engine", "handshakes", "tls", "unread"},
+    {"logs", "paths", "listeners", "adopted", "acceptor", "attributes", "blocking", "closing", "debugging", "driver", "foreign", "outbox", "pace", "pktinfo", "protocol", "certificate", "contexts", "engine", "handshakes", "tls", "unread"},
     {"iteration", "reader", "connection", "datagram", "handlers", "kinds", "options", "drain"},
     {"session", "packets", "crew", "doors", "server"},
     {"serve"},
@@ -49,7 +49,8 @@ LEVEL = {
 }
 # The drop-in's rooms, likewise; a room may use those before it.
 COMPAT = (
-    "words", "pool", "state", "handshakes", "engine", "hosting", "servers", "mixins", "install", "__main__",
+    "words", "late", "telling", "turns", "worker", "pool", "waking", "state", "handshakes", "engine", "awaiting", "hosting", "servers",
+    "mixins", "install", "__main__",
 )  # fmt: skip
 # Only these know asyncserver, and of it what a room offers in its `__all__`.
 BOTH_WORLDS = {"engine", "hosting", "install", "__main__"}

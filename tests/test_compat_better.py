@@ -10,6 +10,7 @@ import signal
 import socket
 import socketserver
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ import pytest
 
 import compat
 from asyncserver import SettingError
-from compat import engine
+from compat import engine, telling, turns
 from compat.pool import Job, Pool
 from tests.conftest import TLS
 from tests.test_compat_programs import UpperDatagram
@@ -173,7 +174,7 @@ job.join()
     assert time.monotonic() - start < 9  # an idle thread stays for 10 s
 
 
-def test_r6_close_timeout_wakes_a_handler_that_waits_for_its_peer():
+def test_r6_close_timeout_wakes_a_handler_that_waits_for_its_peer(caplog):
     with serving(compat.ThreadingTCPServer(ANY, Waits)) as server:
         server.close_timeout = 0.05
         with waiting_client(server) as client:
@@ -181,6 +182,7 @@ def test_r6_close_timeout_wakes_a_handler_that_waits_for_its_peer():
             server.server_close()
             assert list(server._threads) == []
             assert client.recv(1) == b""
+    assert not caplog.records  # it did end
 
 
 def test_r4_at_max_threads_clients_wait_in_the_backlog():
@@ -234,12 +236,12 @@ def test_server_close_leaves_no_thread():
 
 def test_pool_uses_a_thread_again_and_starts_one_for_whoever_comes():
     pool = Pool("test")
-    names = []
+    threads = []
     for _ in range(3):
-        job = Job(lambda: names.append(threading.current_thread().name), (), daemon=True)
+        job = Job(lambda: threads.append(threading.get_native_id()), (), daemon=True)
         pool.run(job)
         job.join()
-    assert len(set(names)) == 1
+    assert len(set(threads)) == 1
     barrier = threading.Barrier(5)
     jobs = [Job(barrier.wait, (10,), daemon=True) for _ in range(5)]
     for job in jobs:
@@ -256,6 +258,8 @@ def test_r7_memory_of_requests_is_flat():
     with serving(compat.ThreadingTCPServer(ANY, Upper)) as server:
         for _ in range(200):
             ask(server)
+            for thread in list(server._threads):
+                thread.join()  # a client may hear the last of it a little earlier
             longest = max(longest, len(server._threads))
     assert longest < 10
 
@@ -307,7 +311,7 @@ def test_r19_backlog_is_longer_unless_somebody_said_so():
 FORKING = """
 import os, signal, socket, sys, threading, warnings
 import {module} as module
-from compat import engine
+from compat import engine, telling, turns
 engine.LOOP = "{loop}"
 warnings.simplefilter("error")
 class Handler(module.StreamRequestHandler):
@@ -418,3 +422,228 @@ def test_ssl_context_is_left_as_it_was(tls: TLS):
     with serving(compat.TCPServer(ANY, Upper)) as server:
         ask(server)
     assert ssl.SSLContext.wrap_socket is before
+
+
+# -- very many -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def storm(monkeypatch):
+    monkeypatch.setattr(telling, "_kinds", {})
+    monkeypatch.setattr(telling, "_left_out", 0)
+    now = [1000.0]
+    monkeypatch.setattr("compat.telling.time.monotonic", lambda: now[0])
+    return now
+
+
+def fail(kind: type[Exception], count: int = 1) -> None:
+    for _ in range(count):
+        try:
+            raise kind
+        except kind:
+            telling.tell("somebody")
+
+
+def test_tracebacks_of_one_kind_are_limited_in_rate_and_counted(storm, capsys):
+    fail(LookupError, 1000)
+    said = capsys.readouterr().err
+    assert said.count("LookupError") == said.count("Traceback") == telling.PER_SECOND
+    fail(ZeroDivisionError)  # another kind
+    assert capsys.readouterr().err.startswith("(990 more exceptions like those before")
+    storm[0] += 1
+    fail(LookupError, 1000)
+    assert capsys.readouterr().err.count("Traceback") == telling.PER_SECOND
+    telling.tell_rest()
+    assert capsys.readouterr().err == "(990 more exceptions like those before were left out)\n"
+    telling.tell_rest()
+    assert capsys.readouterr().err == ""
+
+
+def test_kinds_of_exceptions_are_not_remembered_for_ever(storm, capsys):
+    for number in range(1000):
+        fail(type(f"Error{number}", (Exception,), {}))
+    assert len(telling._kinds) <= telling.KINDS
+    assert capsys.readouterr().err.count("Traceback") == 1000
+
+
+def test_server_close_tells_what_was_left_out(storm, capsys):
+    with serving(compat.ThreadingTCPServer(ANY, Upper)):
+        fail(LookupError, 11)
+    assert "(1 more exceptions" in capsys.readouterr().err
+
+
+@pytest.fixture
+def interval(monkeypatch):
+    usual = sys.getswitchinterval()
+    monkeypatch.setattr(turns, "_ours", None)
+    monkeypatch.setattr(turns, "_ends", 0)
+    yield usual
+    sys.setswitchinterval(usual)
+
+
+def test_thousands_of_threads_ask_less_often_for_their_turn(interval):
+    turns.at_work(100)
+    assert sys.getswitchinterval() == interval
+    turns.at_work(2000)
+    assert sys.getswitchinterval() == pytest.approx(0.02)
+    for _ in range(turns.RUSH):
+        turns.at_work(2000, ended=True)
+    assert sys.getswitchinterval() == pytest.approx(0.1)
+    turns.at_work(400, ended=True)
+    assert sys.getswitchinterval() == interval
+
+
+def test_somebody_elses_interval_is_left_alone(interval):
+    turns.at_work(2000)
+    sys.setswitchinterval(0.5)
+    turns.at_work(10, ended=True)
+    assert sys.getswitchinterval() == 0.5
+
+
+STORM = """
+import os, signal, socket, sys, threading
+import compat as socketserver
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"x")
+        self.rfile.readline()
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 1000
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+with Server(("127.0.0.1", 0), Handler) as server:
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+"""
+
+
+def test_signal_is_heard_when_all_clients_vanish_at_once():
+    process = subprocess.Popen(
+        [sys.executable, "-c", STORM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process:
+        port = int(process.stdout.readline())
+        clients = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(400)]
+        for client in clients:
+            assert client.recv(1) == b"x"
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 7
+
+
+# -- the end of the main thread --------------------------------------------------------------------
+
+ENDED = """
+import sys, threading, time
+import {module} as socketserver
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline())
+def client():
+    threading.main_thread().join()
+    import socket
+    for _ in range(3):
+        with socket.create_connection(server.server_address) as sock:
+            sock.sendall(b"x\\n")
+            assert sock.recv(10) == b"x\\n"
+    server.shutdown()
+    server.server_close()
+    print("served", flush=True)
+    global since
+    since = time.monotonic()
+def main():
+    global server
+    server = socketserver.{kind}(("127.0.0.1", 0), Handler)
+    threading.Thread(target=client).start()
+    server.serve_forever()
+import atexit
+atexit.register(lambda: print(time.monotonic() - since < 5))
+{last}
+"""
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+@pytest.mark.parametrize("where", ["made before", "made in the thread"])
+def test_server_outlives_the_main_thread_and_ends_at_once(kind, where):
+    """As the last line of many scripts is a thread's start."""
+    if sys.version_info[:2] == (3, 12) and (kind, where) != ("TCPServer", "made before"):
+        pytest.skip("this Python starts no thread after the main one, for nobody")
+    last = "threading.Thread(target=main).start()"
+    if where == "made before":
+        last = (
+            f"server = socketserver.{kind}(('127.0.0.1', 0), Handler)\n"
+            "threading.Thread(target=client).start()\n"
+            "threading.Thread(target=server.serve_forever).start()"
+        )
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c",
+         ENDED.format(module="compat", kind=kind, last=last)],
+        capture_output=True, text=True, timeout=25, check=False,
+    )  # fmt: skip
+    assert (result.stdout, result.stderr) == ("served\nTrue\n", "")
+
+
+def test_all_threads_can_be_joined_after_shutdown():
+    with serving(compat.ThreadingTCPServer(ANY, Upper)) as server:
+        before = set(threading.enumerate())
+        for _ in range(3):
+            ask(server)
+        for thread in set(threading.enumerate()) - before:
+            thread.join(10)
+        assert set(threading.enumerate()) == before
+        assert len(server._asyncserver_pool._idle) > 0
+
+
+def test_close_timeout_counts_for_all_handlers_together():
+    """However many there are, and not for each."""
+    with serving(compat.ThreadingTCPServer(ANY, Waits)) as server:
+        server.close_timeout = 0.2
+        with contextlib.ExitStack() as stack:
+            for _ in range(30):
+                stack.enter_context(waiting_client(server))
+            server.shutdown()
+            start = time.monotonic()
+            server.server_close()
+            assert 0.2 <= time.monotonic() - start < 5  # and not 6
+
+
+def test_server_close_waits_for_its_handlers_as_long_as_it_takes():
+    leave = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(b"hello\n")
+            leave.wait(10)
+            self.request.sendall(b"done")
+
+    with serving(compat.ThreadingTCPServer(ANY, Handler)) as server:
+        with waiting_client(server) as client:
+            server.shutdown()
+            closing = threading.Thread(target=server.server_close)
+            closing.start()
+            closing.join(0.05)
+            assert closing.is_alive()
+            leave.set()
+            closing.join(10)
+            assert client.recv(10) == b"done"
+
+
+def test_handler_that_was_woken_has_a_moment_to_finish(caplog):
+    finished = threading.Event()
+
+    class Handler(Waits):
+        def finish(self):
+            threading.Event().wait(0.1)
+            super().finish()
+            finished.set()
+
+    with serving(compat.ThreadingTCPServer(ANY, Handler)) as server:
+        server.close_timeout = 0
+        with waiting_client(server):
+            server.shutdown()
+            server.server_close()
+            assert finished.is_set()
+    assert not caplog.records

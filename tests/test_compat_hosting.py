@@ -3,10 +3,15 @@
 import asyncio
 import functools
 import os
+import select
+import signal
 import socket
 import socketserver
 import ssl
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -32,7 +37,7 @@ class Waits(socketserver.StreamRequestHandler):
 
 
 def function(sock):
-    assert type(sock) is socket.socket
+    assert isinstance(sock, socket.socket)
     assert sock.gettimeout() is None
     assert os.get_blocking(sock.fileno())
     sock.sendall(sock.recv(100).upper())
@@ -293,3 +298,175 @@ async def test_what_a_hook_raises_comes_out_of_serve():
         await _ask(server.server_address)
         with pytest.raises(LookupError, match="enough"):
             await task
+
+
+# -- as in ThreadingTCPServer ----------------------------------------------------------------------
+
+
+class Odd(BaseException):
+    """Such as a library's panic."""
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, Odd, StopIteration, GeneratorExit])
+@pytest.mark.parametrize("family", ["tcp", "udp"])
+async def test_what_a_handler_raises_ends_its_thread_and_nothing_else(kind, family, recorder):
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            raise kind
+
+    url = f"{family}://127.0.0.1:0"
+    async with serving(compat.threaded(Handler), url, observers=[recorder]) as server:
+        for count in (1, 2):
+            if family == "tcp":
+                async with connect(server.addresses[0]) as (reader, _):
+                    assert await reader.read() == b""
+            else:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                    client.sendto(b"x", ("127.0.0.1", server.addresses[0].port))
+                while server.stats.datagrams_in < count:
+                    await asyncio.sleep(0)
+            if kind is not SystemExit:  # which ends a thread without a word
+                assert type((await recorder.wait_for(Failed, count)).error) is kind
+        assert server.stats.handler_errors == (0 if kind is SystemExit else 2)
+        assert server.state.name == "SERVING"
+
+
+async def test_system_exit_of_a_hook_comes_out_of_serve():
+    class Server(compat.TCPServer):
+        def service_actions(self):
+            raise StopIteration
+
+    with Server(("127.0.0.1", 0), Upper) as server:
+        task = asyncio.create_task(server.serve())
+        await _ask(server.server_address)
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await task
+
+
+async def test_handlers_find_one_server_for_each_address(directory):
+    seen: list[Any] = []
+
+    class Handler(Upper):
+        server: Any
+
+        def handle(self):
+            self.server.clients = [*getattr(self.server, "clients", []), self.client_address]
+            seen.append((self.server, self.server.socket.getsockname(), self.server.fileno()))
+            super().handle()
+
+    async with serving(
+        compat.threaded(Handler), "tcp://127.0.0.1:0", f"unix://{directory}/s"
+    ) as server:
+        for address in [*server.addresses, *server.addresses]:
+            async with connect(address) as (reader, writer):
+                writer.write(b"hello\n")
+                assert await reader.read() == b"HELLO\n"
+        tcp, unix = seen[0][0], seen[1][0]
+        assert [host for host, _, _ in seen] == [tcp, unix, tcp, unix]
+        assert [len(host.clients) for host in (tcp, unix)] == [2, 2]
+        assert tcp.server_address == seen[0][1] == ("127.0.0.1", server.addresses[0].port)
+        assert unix.server_address == seen[1][1] == f"{directory}/s"
+        assert tcp.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+        assert seen[0][2] == tcp.socket.fileno()
+        assert tcp.native is server
+
+
+async def test_attribute_that_the_server_lacks_says_what_to_do():
+    caught: list[str] = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        server: Any
+
+        def handle(self):
+            assert not hasattr(self.server, "nothing")
+            try:
+                self.server.conf  # noqa: B018
+            except AttributeError as exc:
+                caught.append(str(exc))
+
+    async with (
+        serving(compat.threaded(Handler), "tcp://127.0.0.1:0") as server,
+        connect(server.addresses[0]) as (reader, _),
+    ):
+        assert await reader.read() == b""
+        assert "finds no server.conf" in caught[0]
+
+
+async def test_datagram_handler_sends_through_the_servers_socket():
+    class Handler(socketserver.BaseRequestHandler):
+        server: Any
+
+        def handle(self):
+            self.server.socket.sendto(self.request[0].upper(), self.client_address)
+
+    async with serving(compat.threaded(Handler), "udp://127.0.0.1:0") as server:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.setblocking(False)
+            client.connect(("127.0.0.1", server.addresses[0].port))
+            client.send(b"hello")
+            while True:
+                try:
+                    assert client.recv(10) == b"HELLO"
+                except BlockingIOError:
+                    await asyncio.sleep(0)
+                else:
+                    break
+
+
+def test_max_threads_is_finite_unless_somebody_says_so():
+    server: Any = None
+    assert compat.threaded(Upper).service(server).capacity == 1000
+    assert compat.threaded(Upper, max_threads=None).service(server).capacity is None
+    assert compat.ThreadingTCPServer.max_threads is None  # as in the standard library
+
+
+# -- stopped by a signal ---------------------------------------------------------------------------
+
+HANDLER = """
+import socketserver
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"first " + self.rfile.readline())
+        self.wfile.write(b"second " + self.rfile.readline())
+"""
+WAYS = {
+    "command line": ["-m", "asyncserver", "serve", "legacy.py:Handler", "--grace", "5",
+                     "--bind", "unix:///{directory}/s"],
+    "threaded": ["-c", ("import asyncserver, compat, legacy; asyncserver.run("
+                 "compat.threaded(legacy.Handler), 'unix:///{directory}/s', grace=5)")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_drain_lets_handlers_in_threads_finish(way, stubborn, directory):
+    Path(directory, "legacy.py").write_text(HANDLER)
+    arguments = [each.format(directory=directory) for each in WAYS[way]]
+    if stubborn:
+        arguments = [each.replace("grace=5", "grace=0.2") for each in arguments]
+        arguments = ["0.2" if each == "5" else each for each in arguments]
+    process = subprocess.Popen([sys.executable, *arguments], cwd=directory)
+    try:
+        clients = []
+        for _ in range(20):
+            client = socket.socket(socket.AF_UNIX)
+            client.settimeout(10)
+            while client.connect_ex(f"{directory}/s"):
+                select.select([], [], [], 0.01)
+            client.sendall(b"line\n")
+            clients.append(client)
+        for client in clients:
+            assert client.recv(100) == b"first line\n"
+        process.send_signal(signal.SIGTERM)
+        while os.path.exists(f"{directory}/s"):  # it takes nobody in any more
+            select.select([], [], [], 0.01)
+        for client in clients:
+            if not stubborn:
+                client.sendall(b"line\n")
+            with client.makefile("rb") as file:  # woken when the grace is over, it finds nobody
+                assert file.read() == (b"" if stubborn else b"second line\n")
+            client.close()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()

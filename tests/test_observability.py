@@ -22,7 +22,7 @@ class Panic(BaseException):
 
 
 async def cancelled_child():
-    child = asyncio.create_task(asyncio.sleep(60))
+    child = asyncio.create_task(asyncio.Event().wait())
     await asyncio.sleep(0)
     child.cancel()
     await child
@@ -169,7 +169,9 @@ async def test_a_handler_that_holds_up_the_loop_is_named_in_debug_mode(caplog):
 
     async def my_slow_handler(connection):
         async for line in connection.lines():
-            time.sleep(0.03)
+            end = time.perf_counter() + 0.03
+            while time.perf_counter() < end:
+                pass
             await connection.send(line)
 
     try:

@@ -1,0 +1,327 @@
+"""`python -m compat PROGRAM` is to the program what `python PROGRAM` is: both are run, and compared."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+PROBE = """
+import json, os, sys, traceback
+here = sys.modules["__main__"]
+print(json.dumps({
+    "argv": sys.argv, "path": sys.path, "cwd": os.getcwd(), "names": sorted(vars(here)),
+    "is main": vars(here) is globals(), "warnings": sys.warnoptions, "xoptions": sys._xoptions,
+    "attributes": [
+        __name__, globals().get("__file__"), __package__, __doc__, type(__loader__).__name__,
+        __spec__ and (__spec__.name, __spec__.origin), globals().get("__cached__"),
+    ],
+    "stack": traceback.format_stack(), "stdin": sys.stdin.read(),
+    "flags": [] if sys.flags.isolated or "isolated" in sys.argv else list(sys.flags),
+}))
+"""
+ROOT = str(Path(__file__).parent.parent)
+FOUND = subprocess.run(
+    [sys.executable, "-I", "-c", "import compat"], stderr=subprocess.DEVNULL, check=False
+)
+installed = pytest.mark.skipif(FOUND.returncode != 0, reason="compat is not installed here")
+IS_OURS = "import socketserver; print(hasattr(socketserver.ThreadingMixIn, 'max_threads'))\n"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with a program in every shape."""
+    (tmp_path / "probe.py").write_text(PROBE)
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "deep.py").write_text(PROBE)
+    (tmp_path / "link.py").symlink_to(tmp_path / "inside" / "deep.py")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "__main__.py").write_text(PROBE)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("print('imported once')")
+    (tmp_path / "package" / "__main__.py").write_text(PROBE)
+    (tmp_path / "package" / "module.py").write_text(PROBE)
+    with zipfile.ZipFile(tmp_path / "app.pyz", "w") as archive:
+        archive.writestr("__main__.py", PROBE)
+    with zipfile.ZipFile(tmp_path / "empty.pyz", "w") as archive:
+        archive.writestr("other.py", PROBE)
+    (tmp_path / "noextension").write_text("# -*- coding: latin-1 -*-\n" + PROBE)
+    return tmp_path
+
+
+def start(
+    place: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=place, text=True, env=os.environ | (environment or {}),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def python(
+    place: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    process = start(place, *arguments, environment=environment)
+    out, err = process.communicate("some input", timeout=60)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def both(
+    place: Path, options: list[str], words: list[str], environment: dict[str, str] | None = None
+) -> "list[tuple[str, str, int]]":
+    """How it goes with `python PROGRAM`, and with `python -m compat PROGRAM`."""
+    ways = [[*options, *words], [*options, "-m", "compat", *words]]
+    started = [start(place, *way, environment=environment) for way in ways]
+    said = [each.communicate("some input", timeout=60) for each in started]
+    return [(*each, process.returncode) for each, process in zip(said, started, strict=True)]
+
+
+MANY = ["-u", "-O", "-W", "error", "-X", "utf8"]
+SEEN: list[tuple[list[str], list[str]]] = [
+    ([], ["probe.py"]), ([], ["./probe.py", "-m", "--threads", "x y"]), ([], ["inside/deep.py"]),
+    ([], ["link.py"]), ([], ["folder"]), ([], ["folder/"]), ([], ["app.pyz", "a"]),
+    ([], ["empty.pyz"]), ([], ["inside"]), ([], ["noextension"]), ([], ["-m", "probe", "-h"]),
+    ([], ["-m", "package"]), ([], ["-m", "package.module"]), ([], ["-m", "package.nothing"]),
+    (["-P"], ["probe.py"]), (["-P"], ["link.py"]), (["-P"], ["folder"]), (["-P"], ["app.pyz"]),
+    (["-P"], ["-m", "json.tool", "--help"]), (MANY, ["probe.py"]), (MANY, ["-m", "package"]),
+    (["-Bsb"], ["app.pyz"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "words"), SEEN, ids=" ".join)
+def test_program_sees_the_same(place, options, words):
+    plain, ours = both(place, options, words)
+    assert ours == plain
+
+
+@pytest.mark.parametrize("options", [["-um"], ["-m"], ["-Bm"]], ids=" ".join)
+def test_module_option_may_be_joined_to_others(place, options):
+    ours = python(place, *options, "compat", "probe.py")
+    joined = python(place, f"{options[0]}compat", "probe.py")
+    rest = [options[0][:-1]] if len(options[0]) > 2 else []
+    assert ours.stdout == joined.stdout == python(place, *rest, "probe.py").stdout
+
+
+@installed
+@pytest.mark.parametrize("options", [["-I"], ["-E"]], ids=" ".join)
+def test_python_that_ignores_the_environment(place, options):
+    plain, ours = both(place, options, ["probe.py", "isolated"], {"PYTHONPATH": "/nowhere"})
+    assert ours == plain
+    (place / "is_ours.py").write_text(IS_OURS)
+    assert both(place, options, ["is_ours.py"]) == [("False\n", "", 0), ("True\n", "", 0)]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONSAFEPATH": "1"}, {"PYTHONPATH": f"inside:{ROOT}"},
+        {"PYTHONPATH": f":inside:{ROOT}:"}, pytest.param({"PYTHONPATH": ""}, marks=installed),
+        {"PYTHONWARNINGS": "error", "PYTHONUTF8": "1"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_environment_counts_as_ever(place, environment):
+    plain, ours = both(place, [], ["probe.py"], environment)
+    assert ours == plain
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f():\n    raise LookupError('oh')\nf()",
+        "import socketserver\ndef f():\n    1/0\nf()",
+        "x = (",
+        "import sys; sys.exit()",
+        "import sys; sys.exit(3)",
+        "import sys; sys.exit('said')",
+        "import sys; sys.exit([1])",
+        "raise KeyboardInterrupt",
+        "import os, signal; os.kill(os.getpid(), signal.SIGINT)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+        "import os; os._exit(4)",
+        "import sys\nsys.excepthook = lambda *args: print('mine', args[0], args[2].tb_lineno)\n1/0",
+        "import atexit; atexit.register(print, 'bye'); raise SystemExit(5)",
+        "raise BaseExceptionGroup('many', [SystemExit(1), KeyboardInterrupt()])",
+    ],
+)
+def test_program_ends_the_same(place, program):
+    (place / "program.py").write_text(program)
+    plain, ours = both(place, [], ["program.py"])
+    assert ours == plain
+
+
+def test_another_sitecustomize_is_not_lost(place):
+    (place / "elsewhere").mkdir()
+    (place / "elsewhere" / "sitecustomize.py").write_text("import sys; sys.site = __file__")
+    (place / "look.py").write_text("import sys; print(sys.site, sys.modules['sitecustomize'])")
+    plain, ours = both(place, [], ["look.py"], {"PYTHONPATH": f"{place}/elsewhere:{ROOT}"})
+    assert ours == plain
+    (place / "elsewhere" / "sitecustomize.py").write_text("import nothing_at_all")
+    plain, ours = both(place, [], ["look.py"], {"PYTHONPATH": f"{place}/elsewhere:{ROOT}"})
+    assert "nothing_at_all" in plain[1]
+    assert "nothing_at_all" in ours[1]
+
+
+# -- children --------------------------------------------------------------------------------------
+
+CHILDREN = {
+    "spawn": """
+import multiprocessing
+def child():
+    import socketserver
+    print(hasattr(socketserver.ThreadingMixIn, 'max_threads'), __name__, flush=True)
+if __name__ == "__main__":
+    process = multiprocessing.get_context(METHOD).Process(target=child)
+    process.start(); process.join()
+""",
+    "reload": """
+import os, subprocess, sys, socketserver
+if "CHILD" in os.environ:
+    print(hasattr(socketserver.ThreadingMixIn, 'max_threads'), __name__, sys.argv[1:])
+else:
+    environment = dict(os.environ, CHILD="1")
+    sys.exit(subprocess.call([sys.executable] + sys.argv, env=environment))
+""",
+    "exec": """
+import os, sys, socketserver
+if "CHILD" in os.environ:
+    print(hasattr(socketserver.ThreadingMixIn, 'max_threads'), __name__, sys.argv[1:])
+else:
+    os.environ["CHILD"] = "1"
+    os.execv(sys.executable, [sys.executable] + sys.argv)
+""",
+}
+
+
+@pytest.mark.parametrize("kind", ["spawn", "forkserver", "reload", "exec"])
+def test_children_run_on_compat_too(place, kind):
+    program = CHILDREN.get(kind, CHILDREN["spawn"])
+    (place / "parent.py").write_text(program.replace("METHOD", repr(kind)))
+    plain, ours = both(place, [], ["parent.py", "-x"])
+    assert (ours[1:], plain[1:]) == (("", 0), ("", 0))
+    assert plain[0].startswith("False ")
+    assert ours[0] == plain[0].replace("False", "True", 1)
+
+
+def test_settings_reach_the_program_and_its_children(place):
+    (place / "parent.py").write_text(
+        "import os, subprocess, sys, socketserver\n"
+        "from compat import late\n"
+        "s = socketserver.TCPServer(('127.0.0.1', 0), None); s.server_close()\n"
+        "print(socketserver.BaseServer.process_request.__module__, late.engine().LOOP, flush=True)\n"
+        "if sys.argv[1:]:\n"
+        "    subprocess.call([sys.executable, sys.argv[0]])\n"
+    )
+    ended = python(
+        place, "-m", "compat", "--threads", "3", "--loop", "asyncio", "parent.py", "again",
+        environment={"PYTHONPATH": ROOT},
+    )  # fmt: skip
+    assert ended.stdout == "compat.install asyncio\n" * 2, ended.stderr
+
+
+def test_another_python_among_the_children_is_left_alone(place):
+    (place / "is_ours.py").write_text(IS_OURS)
+    (place / "parent.py").write_text(
+        "import json, os, subprocess, sys\n"
+        "settings = json.loads(os.environ['ASYNCSERVER_COMPAT'])\n"
+        "settings['python'] = ['/another', 3, 6]\n"
+        "os.environ['ASYNCSERVER_COMPAT'] = json.dumps(settings)\n"
+        "subprocess.call([sys.executable, 'is_ours.py'])\n"
+    )
+    ended = python(place, "-m", "compat", "parent.py")
+    assert (ended.stdout, ended.stderr) == ("False\n", "")
+
+
+# -- a program with a compat of its own ------------------------------------------------------------
+
+SERVES = """
+import socket, socketserver, threading
+class Upper(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline().upper())
+with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Upper) as server:
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with socket.create_connection(server.server_address) as client:
+        client.sendall(b"hello\\n")
+        print(client.recv(100).decode(), end="")
+    server.shutdown()
+    thread.join()
+assert hasattr(socketserver.ThreadingMixIn, "max_threads")
+"""
+OWN = "import sys; sys.path[:0] = PATH\nfrom compat import word\nimport compat\nprint(word, compat.__file__)\n"
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("shape", ["beside", "later", "package"])
+def test_program_has_its_own_compat(place, order, shape):
+    if shape == "later":
+        (place / "library").mkdir()
+        (place / "library" / "compat.py").write_text("word = 'mine'")
+    elif shape == "package":
+        (place / "compat").mkdir()
+        (place / "compat" / "__init__.py").write_text("from compat.engine import word")
+        (place / "compat" / "engine.py").write_text("word = 'mine'")
+    else:
+        (place / "compat.py").write_text("word = 'mine'")
+    own = OWN.replace("PATH", repr(["library"] if shape == "later" else []))
+    program = own + SERVES + own if order == "before" else SERVES + own
+    (place / "work").mkdir()
+    shutil.move(place / "library", place / "work") if shape == "later" else None
+    (place / "program.py").write_text(program)
+    where = place / "work"
+    plain = python(where, "../program.py")
+    ours = python(where, "-m", "compat", "../program.py")
+    assert "AssertionError" in plain.stderr  # the standard library does not know max_threads
+    assert (ours.stderr, ours.returncode) == ("", 0)
+    assert "HELLO\n" in ours.stdout
+    assert plain.stdout in ours.stdout if order == "before" else "mine" in ours.stdout
+
+
+def test_program_that_uses_compat_itself_finds_the_same(place):
+    (place / "program.py").write_text(
+        "import socketserver, compat, sys\n"
+        "from compat import ThreadingTCPServer, threaded\n"
+        "print(socketserver.BaseServer.serve_forever is compat.BaseServer.serve_forever)\n"
+        "print(compat.__spec__.name, sys.modules['compat.servers'].TCPServer is compat.TCPServer)\n"
+        "print(sys.modules['compat.late'].prepare.__globals__['sys'] is sys, len(compat.__path__))\n"
+    )
+    ended = python(place, "-m", "compat", "program.py",
+                   environment={"PYTHONPATH": ROOT})  # fmt: skip
+    assert (ended.stdout, ended.stderr) == ("True\ncompat True\nTrue 1\n", "")
+
+
+def test_python_2_name_first(place):
+    (place / "program.py").write_text(
+        "import SocketServer, socketserver\n"
+        "print(SocketServer is socketserver, socketserver.__spec__.name)\n" + IS_OURS
+    )
+    ended = python(place, "-m", "compat", "program.py")
+    assert (ended.stdout, ended.stderr) == ("True socketserver\nTrue\n", "")
+
+
+def test_pytest_has_nothing_to_warn_of(place):
+    (place / "test_it.py").write_text(
+        "import socketserver, pytest\n"
+        "def test_server():\n"
+        "    with socketserver.TCPServer(('127.0.0.1', 0), None):\n"
+        "        assert hasattr(socketserver.ThreadingMixIn, 'max_threads')\n"
+    )
+    arguments = ["-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_it.py",
+                 "-o", "asyncio_default_fixture_loop_scope=function"]  # fmt: skip
+    ended = python(place, "-m", "compat", *arguments)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "1 passed" in ended.stdout
+    assert "warning" not in ended.stdout + ended.stderr
+
+
+# -- what it costs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["asyncio", "anyio", "asyncserver", "logging", "ssl", "uvloop"])
+def test_importing_compat_imports_nothing_that_only_serving_needs(module, place):
+    code = f"import sys, compat; print({module!r} in sys.modules)"
+    assert python(place, "-c", code).stdout == "False\n"
