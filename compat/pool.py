@@ -175,7 +175,10 @@ class Pool:
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
         self._idle = []
-        self.jobs = set()
+        jobs, self.jobs = self.jobs, set()
+        for job in jobs:
+            if job.ident != threading.get_ident() and job.is_alive():
+                job.finish()  # in no thread of this process; whoever joins it would wait for ever
 
     def _take_idle(self, *, daemon: bool) -> "_Worker | None":
         for number in range(len(self._idle) - 1, -1, -1):

@@ -6,17 +6,17 @@ standard library's own classes.
 """
 
 import _socket
+import selectors
 import socket
 import socketserver
+import sys
 import threading
 import time
-from threading import get_ident
 from typing import Any, Final
 
-from compat.engine import BACK_OFF, OUT_OF_RESOURCES, Engine
-from compat.handshakes import LateSocket, put_off
+from compat.engine import BACK_OFF, OUT_OF_RESOURCES, Engine, can_poll, check_limit
 from compat.hosting import DEFAULT_GRACE, serve_in_thread
-from compat.state import ENGINE, SHUTDOWN_REQUEST, engine_of
+from compat.state import SHUTDOWN_REQUEST, engine_here, engine_of, engines_of
 from compat.words import mirrors
 
 __all__ = ("BaseServer", "TCPServer", "UDPServer", "UnixDatagramServer", "UnixStreamServer")
@@ -26,6 +26,7 @@ IS_SHUT_DOWN: Final = "_BaseServer__is_shut_down"
 
 _family = _socket.socket.family.__get__  # a plain number
 _type = _socket.socket.type.__get__
+_serve_forever = socketserver.BaseServer.serve_forever
 _get_datagram = socketserver.UDPServer.get_request
 _server_activate = socketserver.TCPServer.server_activate
 
@@ -37,18 +38,18 @@ class BaseServer(socketserver.BaseServer):
 
     @property
     def __shutdown_request(self) -> bool:
-        return bool(vars(self).get(SHUTDOWN_REQUEST, False))
+        return bool(_attribute(self, SHUTDOWN_REQUEST))
 
     @__shutdown_request.setter
     def __shutdown_request(self, value: bool) -> None:
         vars(self)[SHUTDOWN_REQUEST] = value
-        engine = engine_of(self)
-        if value and engine is not None:
-            engine.wake()
+        if value:
+            for engine in engines_of(self):
+                engine.wake()
 
     @property
     def __is_shut_down(self) -> threading.Event:
-        event: threading.Event = vars(self)[IS_SHUT_DOWN]
+        event: threading.Event = _attribute(self, IS_SHUT_DOWN)
         return event
 
     @__is_shut_down.setter
@@ -58,19 +59,30 @@ class BaseServer(socketserver.BaseServer):
             event.set()  # who never served is shut down already, and nobody waits for it in vain
 
     def serve_forever(self, poll_interval: float | None = 0.5) -> None:
-        engine = Engine(self, poll_interval, lambda: _never_blocks(self))
+        if not can_poll():
+            _serve_greenlets(self, poll_interval)
+            return
+        check_limit(self)
         self.__is_shut_down.clear()
+        engine = Engine(self, poll_interval)
         try:
+            engine.enter()
             engine.run()
         finally:
-            vars(self).pop(ENGINE, None)
-            self.__shutdown_request = False
-            self.__is_shut_down.set()
+            try:
+                last = engine.leave()
+            except BaseException:  # a signal handler's, which may come at any time
+                last = engine.leave()
+                raise
+            finally:
+                if last:
+                    self.__shutdown_request = False
+                    self.__is_shut_down.set()
 
     def shutdown(self) -> None:
         self.__shutdown_request = True
-        engine = engine_of(self)
-        if engine is None or not engine.runs_here:  # waiting for ourselves would never end
+        # Waiting for ourselves would never end.
+        if engine_here(self) is None:
             self.__is_shut_down.wait()
 
     async def serve(self, *, grace: float | None = DEFAULT_GRACE) -> None:
@@ -88,20 +100,14 @@ class BaseServer(socketserver.BaseServer):
         await serve_in_thread(self, grace)
 
     def _handle_request_noblock(self) -> None:
-        engine = vars(self).get(ENGINE)
-        if engine is not None and engine.thread != get_ident():
-            engine = None
+        engine = engine_here(self)
         try:
             if engine is None:
                 request, client_address = self.get_request()
-            elif engine.never_blocks:
-                engine.asking = True
-                try:
-                    request, client_address = self.get_request()
-                finally:
-                    engine.asking = False
             else:
-                request, client_address = put_off(self.get_request)
+                # Which one it is, is asked for together with it, since it may be exchanged.
+                get_request = self.get_request
+                request, client_address = engine.ask(get_request, put_off=_may_wrap(get_request))
         except OSError as exc:
             if engine is not None:
                 engine.back_off(exc)
@@ -110,7 +116,7 @@ class BaseServer(socketserver.BaseServer):
             return
         if engine is None:
             _handle(self, request, client_address)
-        elif type(request) is LateSocket:
+        elif _is_late(request):
             engine.park(request, lambda: _handle(self, request, client_address))
         else:
             engine.request = request
@@ -118,10 +124,30 @@ class BaseServer(socketserver.BaseServer):
             engine.request = None
 
 
-def _never_blocks(server: Any) -> bool:
-    """Whether `get_request` is ours for datagrams, on a socket that waits for nothing else."""
-    get_request = getattr(server.get_request, "__func__", None)
-    return get_request is vars(UDPServer)["get_request"] and server.socket.gettimeout() is None
+def _serve_greenlets(server: socketserver.BaseServer, poll_interval: Any) -> None:
+    """Leave the waiting to the standard library, and so to what has been put in its place."""
+    # The one that it would choose if it were imported now, and not before that was done.
+    kind = getattr(selectors, "PollSelector", selectors.SelectSelector)
+    socketserver._ServerSelector = kind  # type: ignore[attr-defined] # missing in typeshed
+    _serve_forever(server, poll_interval)
+
+
+def _attribute(server: socketserver.BaseServer, name: str) -> Any:
+    try:
+        return vars(server)[name]
+    except KeyError:  # its __init__ has not run
+        text = f"{type(server).__name__!r} object has no attribute {name!r}"
+        raise AttributeError(text, name=name, obj=server) from None
+
+
+def _may_wrap(get_request: Any) -> bool:
+    """Whether it is a program's own, in a program that has to do with TLS."""
+    return "ssl" in sys.modules and getattr(get_request, "__func__", None) not in _OURS
+
+
+def _is_late(request: Any) -> bool:
+    handshakes = sys.modules.get("compat.handshakes")
+    return handshakes is not None and type(request) is handshakes.LateSocket
 
 
 def _handle(server: Any, request: Any, client_address: Any) -> None:
@@ -148,12 +174,24 @@ class TCPServer(BaseServer, socketserver.TCPServer):
 
     def get_request(self) -> Any:
         listener = self.socket
+        if not _is_asked(self):
+            return listener.accept()
+        if "ssl" in sys.modules and type(listener) is sys.modules["ssl"].SSLSocket:
+            from compat import handshakes  # noqa: PLC0415 - not where there is no TLS
+
+            return handshakes.accept(listener)
         if type(listener) is not socket.socket or listener.gettimeout() is not None:
             return listener.accept()
         # What accept() does, but for two enums that it makes only to take them apart again.
         fileno, client_address = listener._accept()  # type: ignore[attr-defined]
         kind = _family(listener), _type(listener), listener.proto
         return socket.socket(*kind, fileno=fileno), client_address
+
+
+def _is_asked(server: socketserver.BaseServer) -> bool:
+    """Whether its engine calls its `get_request`, and not somebody else, who may want to wait."""
+    engine = engine_here(server)
+    return engine is not None and engine.asking
 
 
 def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
@@ -167,8 +205,7 @@ def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
 @mirrors(socketserver.UDPServer)
 class UDPServer(socketserver.UDPServer, TCPServer):
     def get_request(self) -> Any:
-        engine = vars(self).get(ENGINE)
-        if engine is None or not engine.asking or engine.thread != get_ident():
+        if not _is_asked(self):
             return _get_datagram(self)
         data, client_address = self.socket.recvfrom(self.max_packet_size, socket.MSG_DONTWAIT)
         return (data, self.socket), client_address
@@ -182,3 +219,6 @@ class UnixStreamServer(socketserver.UnixStreamServer, TCPServer):
 @mirrors(socketserver.UnixDatagramServer)
 class UnixDatagramServer(socketserver.UnixDatagramServer, UDPServer):
     pass
+
+
+_OURS: Final = frozenset({vars(TCPServer)["get_request"], vars(UDPServer)["get_request"]})

@@ -41,7 +41,7 @@ LEVEL = {
 }
 # The drop-in's rooms, likewise; a room may use those before it.
 COMPAT = (
-    "words", "pool", "state", "handshakes", "engine", "hosting", "servers", "mixins", "install", "__main__",
+    "words", "pool", "state", "bells", "handshakes", "engine", "hosting", "servers", "mixins", "install", "__main__",
 )  # fmt: skip
 # Only these know asyncserver, and of it what a room offers in its `__all__`.
 BOTH_WORLDS = {"engine", "hosting", "install", "__main__"}
