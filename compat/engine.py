@@ -22,10 +22,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from compat import bells
-from compat.state import ENGINE, SHUTDOWN_REQUEST, at_work, engines_of
+from compat.state import ENGINE, POOL, SHUTDOWN_REQUEST, at_work, engines_of
 
 if TYPE_CHECKING:  # needs `ssl`, which a program without TLS does without
     from compat.handshakes import Handshake, LateSocket
@@ -36,7 +37,7 @@ logger = logging.getLogger("asyncserver")
 
 LOOP: Literal["auto", "uvloop", "asyncio"] = "auto"  # of no effect, but `--loop` may be given
 BACK_OFF: Final = 0.1  # seconds of pause when the system is out; most tries would go to waste
-LOOK_AWAY: Final = 0.01  # seconds, when the bell rings for somebody else
+LOOK_AWAY: Final = 0.05  # seconds, when the bell rings for somebody else
 TICK: Final = 500  # milliseconds, as serve_forever's poll_interval
 OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -53,12 +54,14 @@ class Engine:
         asking: the server is in its `get_request`, called by us.
         thread: the identifier of the thread that serves.
         request: what the server's own thread is handling now.
+        turnstile: lets one thread at a time accept, where several serve.
 
     """
 
     def __init__(self, server: socketserver.BaseServer, poll_interval: float | None) -> None:
         self.server = server
         self.thread = threading.get_ident()
+        self._forks = isinstance(server, socketserver.ForkingMixIn)
         self.asking = False
         self.request: Any = None
         self._poll_interval = poll_interval
@@ -68,7 +71,6 @@ class Engine:
         # accepting
         self._listener = -1
         self._accepting = False
-        self._accept_again = math.inf  # when, if the system is out
         self._refusal: OSError | None = None  # why the last get_request got nothing
         self._told: set[str] = set()  # what was logged, since anybody had to wait
         self._told_when_free = False
@@ -76,8 +78,9 @@ class Engine:
         self._bell: bells.Bell | None = None
         self._called = False
         self._waits = False
-        self._listen_again = math.inf
-        self._turnstile: threading.Lock | None = None
+        self.turnstile: threading.Lock | None = None
+        # time
+        self._later: dict[Callable[[], object], float] = {}  # what to do, and when at the latest
         # what has begun
         self._parked: dict[Handshake, None] = {}  # the oldest first
         self._children: dict[int, int] = {}  # process and the descriptor that tells its end
@@ -104,7 +107,7 @@ class Engine:
         with _lock:
             for other in engines_of(self.server):
                 if other.thread != self.thread:
-                    self._turnstile = other._turnstile = other._turnstile or threading.Lock()
+                    self.turnstile = other.turnstile = other.turnstile or threading.Lock()
             vars(self.server)[ENGINE] = (*engines_of(self.server), self)
             _running.add(self)
 
@@ -150,9 +153,9 @@ class Engine:
         # Nobody in the child would ever set it, where another thread is the one that serves.
         vars(self.server)["_BaseServer__is_shut_down"].set()
         if self.runs_here:  # the handler that forked may return, and the child serve on
-            self._turnstile = None
+            self.turnstile = None
             self._let_go()
-            self._listen_again = 0
+            self._later[self._begin_to_listen] = 0
 
     # -- from the server's own methods ---------------------------------------------------------
 
@@ -161,14 +164,14 @@ class Engine:
 
         With `put_off`, neither for the TLS handshake of whom it accepts and wraps.
         """
-        turnstile = self._turnstile
+        turnstile = self.turnstile
         if turnstile is not None and not turnstile.acquire(timeout=BACK_OFF):
             raise BlockingIOError  # another thread's get_request takes its time
         self.asking = True
         try:
             if turnstile is not None and not _somebody_waits(self._listener):
                 raise BlockingIOError  # another thread has taken it: accept() would block
-            if not put_off:
+            if not put_off or "ssl" not in sys.modules:
                 return get_request()
             from compat import handshakes  # noqa: PLC0415 - not where there is no TLS
 
@@ -219,9 +222,10 @@ class Engine:
             self._turn()
 
     def _turn(self) -> None:
-        accepting = self._accepting
+        accepting, timed = self._accepting, self._later or self._parked
         self._waits = True
-        ready = self._poll.poll(0 if self._called else self._patience())
+        # Who calls before we wait sets a flag, and who calls after that rings the bell.
+        ready = self._poll.poll(0 if self._called else self._rest() if timed else self._tick)
         self._waits = False
         if self._called:
             self._called = False
@@ -234,26 +238,20 @@ class Engine:
             callback = self._callbacks.get(fileno)
             if callback is not None:
                 callback()
-        if self._parked or self._accept_again < math.inf or self._listen_again < math.inf:
+        if timed:
             self._look_at_the_clock()
         self.server.service_actions()
 
-    def _patience(self) -> int | None:
-        """How many milliseconds to wait."""
-        due = min(self._accept_again, self._listen_again)
-        if self._parked:
-            due = min(due, next(iter(self._parked)).deadline)
-        if due == math.inf:
-            return self._tick
-        rest = max(0, math.ceil((due - time.monotonic()) * 1000))
+    def _rest(self) -> int | None:
+        """How many milliseconds to wait, if there is something to do though nothing happens."""
+        due = [*self._later.values(), *(each.deadline for each in islice(self._parked, 1))]
+        rest = max(0, math.ceil((min(due) - time.monotonic()) * 1000))
         return rest if self._tick is None else min(self._tick, rest)
 
     def _look_at_the_clock(self) -> None:
         now = time.monotonic()
-        if now >= self._accept_again:
-            self._resume()
-        if now >= self._listen_again:
-            self._begin_to_listen()
+        for function in [each for each, when in self._later.items() if when <= now]:
+            function()
         while self._parked and (oldest := next(iter(self._parked))).deadline <= now:
             self._end(oldest)
             oldest.fail("the client took too long")
@@ -270,7 +268,7 @@ class Engine:
             self._poll.unregister(fileno)
 
     def _begin_to_listen(self) -> None:
-        self._listen_again = math.inf
+        self._later.pop(self._begin_to_listen, None)
         if self._bell is None:
             self._bell = bells.take(self)
         if self._bell is not None:
@@ -279,7 +277,7 @@ class Engine:
     def _hear(self) -> None:
         if self._bell is not None and not self._bell.answer(self):
             self._unwatch(self._bell.fileno)  # until whoever is meant has answered
-            self._listen_again = time.monotonic() + LOOK_AWAY
+            self._later[self._begin_to_listen] = time.monotonic() + LOOK_AWAY
 
     def _let_go(self) -> None:
         """Give back what was taken from the system. As often as one likes."""
@@ -310,7 +308,7 @@ class Engine:
         # Do not spin on a descriptor that stays readable while nothing can be had from it.
         if refusal.errno in OUT_OF_RESOURCES:
             self._pause()
-            self._accept_again = time.monotonic() + BACK_OFF
+            self._later[self._resume] = time.monotonic() + BACK_OFF
             self._tell("cannot accept: %s; trying again until it works", refusal)
         elif self.server.fileno() < 0:  # type: ignore[attr-defined] # it had one
             self._pause()  # for good: closed, while we serve
@@ -321,7 +319,7 @@ class Engine:
         self._unwatch(self._listener)
 
     def _resume(self) -> None:
-        self._accept_again = math.inf
+        self._later.pop(self._resume, None)
         if not self._accepting and self._listener >= 0:
             self._accepting = True
             self._watch(self._listener, select.POLLIN, self._accept)
@@ -340,6 +338,8 @@ class Engine:
     @property
     def full(self) -> bool:
         """Whether there is no thread or child for one more; then `slot_is_free` will be called."""
+        if not self._forks and POOL not in vars(self.server):
+            return False  # the commonest case, asked for every request
         limit = at_work(self.server)[1]
         if limit is None or self.inside < limit:
             return False

@@ -12,6 +12,7 @@ import socketserver
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from compat.engine import BACK_OFF, OUT_OF_RESOURCES, Engine, can_poll, check_limit
@@ -105,9 +106,12 @@ class BaseServer(socketserver.BaseServer):
             if engine is None:
                 request, client_address = self.get_request()
             else:
-                # Which one it is, is asked for together with it, since it may be exchanged.
                 get_request = self.get_request
-                request, client_address = engine.ask(get_request, put_off=_may_wrap(get_request))
+                at_once = _AT_ONCE.get(getattr(get_request, "__func__", None))
+                if at_once is not None and engine.turnstile is None:
+                    request, client_address = at_once(self)
+                else:
+                    request, client_address = engine.ask(get_request, put_off=at_once is None)
         except OSError as exc:
             if engine is not None:
                 engine.back_off(exc)
@@ -140,11 +144,6 @@ def _attribute(server: socketserver.BaseServer, name: str) -> Any:
         raise AttributeError(text, name=name, obj=server) from None
 
 
-def _may_wrap(get_request: Any) -> bool:
-    """Whether it is a program's own, in a program that has to do with TLS."""
-    return "ssl" in sys.modules and getattr(get_request, "__func__", None) not in _OURS
-
-
 def _is_late(request: Any) -> bool:
     handshakes = sys.modules.get("compat.handshakes")
     return handshakes is not None and type(request) is handshakes.LateSocket
@@ -173,19 +172,22 @@ class TCPServer(BaseServer, socketserver.TCPServer):
         _server_activate(self)
 
     def get_request(self) -> Any:
-        listener = self.socket
-        if not _is_asked(self):
-            return listener.accept()
-        if "ssl" in sys.modules and type(listener) is sys.modules["ssl"].SSLSocket:
-            from compat import handshakes  # noqa: PLC0415 - not where there is no TLS
+        return _accept(self) if _is_asked(self) else self.socket.accept()
 
-            return handshakes.accept(listener)
-        if type(listener) is not socket.socket or listener.gettimeout() is not None:
-            return listener.accept()
+
+def _accept(server: socketserver.TCPServer) -> Any:
+    """Return a connection and its peer, for an engine that knows that somebody waits."""
+    listener = server.socket
+    if type(listener) is socket.socket and listener.gettimeout() is None:
         # What accept() does, but for two enums that it makes only to take them apart again.
         fileno, client_address = listener._accept()  # type: ignore[attr-defined]
         kind = _family(listener), _type(listener), listener.proto
         return socket.socket(*kind, fileno=fileno), client_address
+    if "ssl" in sys.modules and type(listener) is sys.modules["ssl"].SSLSocket:
+        from compat import handshakes  # noqa: PLC0415 - not where there is no TLS
+
+        return handshakes.accept(listener)
+    return listener.accept()
 
 
 def _is_asked(server: socketserver.BaseServer) -> bool:
@@ -205,10 +207,14 @@ def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
 @mirrors(socketserver.UDPServer)
 class UDPServer(socketserver.UDPServer, TCPServer):
     def get_request(self) -> Any:
-        if not _is_asked(self):
-            return _get_datagram(self)
-        data, client_address = self.socket.recvfrom(self.max_packet_size, socket.MSG_DONTWAIT)
-        return (data, self.socket), client_address
+        return _receive(self) if _is_asked(self) else _get_datagram(self)
+
+
+def _receive(server: socketserver.UDPServer) -> Any:
+    """Return a datagram and its sender, for an engine that knows that there is one."""
+    # Unless another process has taken it, or its checksum is wrong.
+    data, client_address = server.socket.recvfrom(server.max_packet_size, socket.MSG_DONTWAIT)
+    return (data, server.socket), client_address
 
 
 @mirrors(socketserver.UnixStreamServer)
@@ -221,4 +227,8 @@ class UnixDatagramServer(socketserver.UnixDatagramServer, UDPServer):
     pass
 
 
-_OURS: Final = frozenset({vars(TCPServer)["get_request"], vars(UDPServer)["get_request"]})
+# What stands behind the methods of ours, if nobody has put another in their place.
+_AT_ONCE: Final[dict[object, Callable[[Any], Any]]] = {
+    vars(TCPServer)["get_request"]: _accept,
+    vars(UDPServer)["get_request"]: _receive,
+}

@@ -43,9 +43,9 @@ def engine_of(server: socketserver.BaseServer) -> "Engine | None":
 def engine_here(server: socketserver.BaseServer) -> "Engine | None":
     """Return what drives `server` in this thread."""
     me = get_ident()
-    for engine in reversed(engines_of(server)):
+    for engine in vars(server).get(ENGINE, ())[::-1]:
         if engine.thread == me:
-            return engine
+            return engine  # type: ignore[no-any-return]
     return None
 
 
