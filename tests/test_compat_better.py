@@ -20,16 +20,10 @@ import pytest
 
 import compat
 from asyncserver import SettingError
-from compat import engine
 from compat.pool import Job, Pool
 from tests.conftest import TLS
 from tests.test_compat_programs import UpperDatagram
 from tests.test_compat_rows import ANY, Upper, ask, over, serving
-
-
-@pytest.fixture(autouse=True, params=["uvloop", "asyncio"])
-def loop(request, monkeypatch):
-    monkeypatch.setattr(engine, "LOOP", request.param)
 
 
 class Waits(socketserver.StreamRequestHandler):
@@ -307,8 +301,6 @@ def test_r19_backlog_is_longer_unless_somebody_said_so():
 FORKING = """
 import os, signal, socket, sys, threading, warnings
 import {module} as module
-from compat import engine
-engine.LOOP = "{loop}"
 warnings.simplefilter("error")
 class Handler(module.StreamRequestHandler):
     def handle(self):
@@ -352,7 +344,7 @@ print(os.read(reader, 10).decode())  # server_close may have reaped it, as waitp
 
 
 def test_r17_forking_has_no_threads_no_warnings_and_keeps_to_max_children():
-    program = FORKING.format(module="compat", loop=engine.LOOP)
+    program = FORKING.format(module="compat")
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         capture_output=True, text=True, timeout=20, check=False,
