@@ -4,7 +4,6 @@ import contextlib
 import errno
 import itertools
 import os
-import resource
 import select
 import signal
 import socket
@@ -21,6 +20,7 @@ import pytest
 import compat
 from asyncserver import SettingError
 from compat.pool import Job, Pool
+from compat.state import engines_of
 from tests.conftest import TLS
 from tests.test_compat_programs import UpperDatagram
 from tests.test_compat_rows import ANY, Upper, ask, over, serving
@@ -157,6 +157,7 @@ client.recv(1)
 def test_idle_threads_do_not_keep_the_process():
     program = """
 from compat.pool import Job, Pool
+from compat.state import engines_of
 pool = Pool("idle")
 job = Job(int, (), daemon=False)
 pool.run(job)
@@ -278,13 +279,32 @@ def test_r21_out_of_descriptors_does_not_spin(monkeypatch, caplog):
     ]
 
 
-def test_listener_closed_while_serving_does_not_spin():
-    with serving(compat.TCPServer(ANY, Upper)) as server:
+def test_listener_closed_while_serving_is_asked_once_and_never_again():
+    class Server(compat.TCPServer):
+        asked = turns = 0
+
+        def get_request(self):
+            self.asked += 1
+            return super().get_request()
+
+        def service_actions(self):
+            self.turns += 1
+
+    def several_turns(server: Any) -> None:
+        seen = server.turns
+        while server.turns < seen + 5:
+            select.select([], [], [], 0.001)
+
+    with serving(Server(ANY, Upper), poll_interval=0.01) as server:
         ask(server)
         server.server_close()
-        before = resource.getrusage(resource.RUSAGE_THREAD).ru_utime
-        select.select([], [], [], 0.1)
-        assert resource.getrusage(resource.RUSAGE_THREAD).ru_utime - before < 0.05
+        several_turns(server)
+        asked = server.asked
+        assert asked <= 2
+        (engine,) = engines_of(server)
+        engine.wake()  # as a thread does that has become free
+        several_turns(server)
+        assert server.asked == asked
 
 
 def test_r19_backlog_is_longer_unless_somebody_said_so():

@@ -31,6 +31,7 @@ import pytest
 
 import compat
 from compat import bells, engine
+from compat.state import engines_of
 from tests.conftest import TLS, descriptors
 from tests.test_compat_programs import UpperDatagram
 from tests.test_compat_rows import ANY, Upper, ask, module, over, serving, stop
@@ -545,7 +546,7 @@ def test_driven_by_two_threads_none_waits_in_accept_for_what_the_other_took():
     threads = [threading.Thread(target=server.serve_forever, args=(3600,)) for _ in range(2)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(compat.servers.engines_of(server)) == 2)
+    wait_until(lambda: len(engines_of(server)) == 2)
     with beside(lambda: ask(server)):
         assert inside.wait(SOON)
         leave.set()
@@ -950,6 +951,38 @@ if not server.child:
 print(os.waitstatus_to_exitcode(os.waitpid(server.child, 0)[1]))
 """
     assert run(program, module) == "7\n"
+
+
+def test_such_a_child_has_a_bell_of_its_own():
+    program = """
+import os, socket, threading
+class Handler(module.StreamRequestHandler):
+    def handle(self):
+        if self.rfile.readline() == b"fork\\n":
+            self.server.child = os.fork()
+            if not self.server.child:
+                threading.Thread(target=stop_when_it_waits).start()
+def stop_when_it_waits():
+    (engine,) = vars(server)["_asyncserver_engine"]
+    while not (engine._waits and engine._bell):
+        pass
+    server.shutdown()
+server = module.TCPServer(("127.0.0.1", 0), Handler)
+def client():
+    with socket.create_connection(server.server_address) as client:
+        client.sendall(b"fork\\n")
+        client.recv(1)
+        print(os.waitstatus_to_exitcode(os.waitpid(server.child, 0)[1]))
+    print(vars(server)["_BaseServer__shutdown_request"])
+    server.shutdown()
+thread = threading.Thread(target=client)
+thread.start()
+server.serve_forever(None)
+if not server.child:
+    os._exit(7)
+thread.join()
+"""
+    assert run(program, compat) == "7\nFalse\n"
 
 
 # -- greenlets -------------------------------------------------------------------------------------
