@@ -985,6 +985,74 @@ thread.join()
     assert run(program, compat) == "7\nFalse\n"
 
 
+@pytest.mark.parametrize("pidfd", ["there", "none left"])
+def test_children_are_reaped_while_it_serves(pidfd):
+    """By their descriptors; or, where the system has none left, one by one at each turn."""
+    program = f"""
+import errno, os, socket
+def none_left(pid, flags=0):
+    raise OSError(errno.EMFILE, "none left")
+if {pidfd != "there"}:
+    os.pidfd_open = none_left
+class Handler(module.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"x")
+class Server(module.ForkingTCPServer):
+    max_children = 1
+    most = 0
+    def service_actions(self):
+        super().service_actions()
+        self.most = max(self.most, len(self.active_children or ()))
+        if not self.active_children and os.waitpid(client, os.WNOHANG)[0]:
+            self._BaseServer__shutdown_request = True
+server = Server(("127.0.0.1", 0), Handler)
+client = os.fork()
+if not client:
+    for _ in range(3):
+        with socket.create_connection(server.server_address) as sock:
+            assert sock.recv(10) == b"x"
+    os._exit(0)
+before = len(os.listdir("/proc/self/fd"))
+server.serve_forever(0.01)
+print(server.active_children, len(os.listdir("/proc/self/fd")) - before)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", f"import compat as module\n{program}"],
+        timeout=20, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (result.stdout, result.returncode) == ("set() 0\n", 0), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_descriptors_of_children_that_outlive_serve_forever_are_closed():
+    program = """
+import os, socket
+class Handler(module.BaseRequestHandler):
+    def handle(self):
+        self.request.recv(1)
+class Server(module.ForkingTCPServer):
+    def service_actions(self):
+        if self.active_children:
+            self._BaseServer__shutdown_request = True
+server = Server(("127.0.0.1", 0), Handler)
+before = len(os.listdir("/proc/self/fd"))
+with socket.create_connection(server.server_address) as client:
+    server.serve_forever(0.01)
+    print(len(os.listdir("/proc/self/fd")) - before, len(server.active_children))
+    client.sendall(b"x")
+server.server_close()
+print(server.active_children)
+"""
+    assert run(program, compat) == "1 1\nset()\n"  # the client's own
+
+
+def test_one_that_ends_just_before_the_engine_asks_to_be_told_is_seen(monkeypatch):
+    """Or nobody would ever resume."""
+    monkeypatch.setattr(engine, "at_work", mock.Mock(side_effect=[(1, 1), (1, 1), (0, 1)]))
+    with compat.ForkingTCPServer(ANY, Upper) as server:
+        assert not engine.Engine(server, None).full
+
+
 # -- greenlets -------------------------------------------------------------------------------------
 
 FAKE = """
