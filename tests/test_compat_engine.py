@@ -725,6 +725,31 @@ def test_handshakes_that_are_open_at_the_end_are_closed(tls: TLS):
     assert descriptors() == before
 
 
+def test_who_shakes_hands_counts_against_max_threads(tls: TLS):
+    """As each will need a thread as soon as it has."""
+
+    class Server(compat.ThreadingTCPServer):
+        max_threads = 2
+        accepted = 0
+
+        def get_request(self):
+            self.accepted += 1
+            return super().get_request()
+
+    server: Any = Server(ANY, Upper)
+    server.socket = tls.server.wrap_socket(server.socket, server_side=True)
+    with serving(server, poll_interval=3600):
+        with socket.create_connection(server.server_address, SOON) as client:
+            assert over(client, tls) == b"HELLO\n"
+        with silent(server.server_address, b"") as one, silent(server.server_address, b""):
+            wait_until(lambda: server.accepted == 3)
+            with socket.create_connection(server.server_address, SOON) as client:
+                assert not select.select([client], [], [], 0.05)[0]
+                assert server.accepted == 3
+                one.close()
+                assert over(client, tls) == b"HELLO\n"
+
+
 @pytest.mark.parametrize("hello", [b"", b"GET / HTTP/1.0\r\n\r\n"], ids=["silent", "no TLS"])
 def test_a_deadline_and_an_except_of_the_hooks_own_are_kept(module, hello, tls: TLS):
     seen: list[Any] = []
