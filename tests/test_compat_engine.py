@@ -631,6 +631,35 @@ def test_one_request_a_turn(tls: TLS):
     assert log[:20] == ["request", "actions"] * 10
 
 
+def test_who_comes_after_shutdown_is_left_to_the_backlog(module):
+    """Also if both happen while the server waits, as in a signal handler that interrupts it."""
+    waiting = threading.Event()
+
+    class Server(module.TCPServer):
+        accepted = 0
+
+        def get_request(self):
+            self.accepted += 1
+            return super().get_request()
+
+        def service_actions(self):
+            waiting.set()
+
+    with Server(ANY, Upper) as server, contextlib.ExitStack() as stack:
+
+        def handler(*_):
+            stop(server)
+            stack.enter_context(socket.create_connection(server.server_address))
+
+        def interrupt():
+            waiting.wait(SOON)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        with handling(signal.SIGUSR1, handler), beside(interrupt):
+            server.serve_forever(poll_interval=0.2)
+        assert server.accepted == 0
+
+
 def test_a_handshake_goes_on_while_others_flood(tls: TLS):
     class Server(compat.TCPServer):
         def get_request(self):
