@@ -38,7 +38,7 @@ logger = logging.getLogger("asyncserver")
 LOOP: Literal["auto", "uvloop", "asyncio"] = "auto"  # of no effect, but `--loop` may be given
 BACK_OFF: Final = 0.1  # seconds of pause when the system is out; most tries would go to waste
 LOOK_AWAY: Final = 0.05  # seconds, when the bell rings for somebody else
-TICK: Final = 500  # milliseconds, as serve_forever's poll_interval
+POLL_INTERVAL: Final = 0.5  # seconds, as serve_forever has it
 OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -51,7 +51,7 @@ class Engine:
             everything that is sent into the thread, exceptions say, waits for that long.
 
     Attributes:
-        asking: the server is in its `get_request`, called by us.
+        asking: the server is in its `get_request`, called by us, and has taken nothing yet.
         thread: the identifier of the thread that serves.
         request: what the server's own thread is handling now.
         turnstile: lets one thread at a time accept, where several serve.
@@ -142,7 +142,8 @@ class Engine:
     def watch(self) -> None:
         """Look at the flag every now and then: whoever sets it will not tell any more."""
         if self._poll_interval is None:
-            self._tick = TICK
+            self._poll_interval = POLL_INTERVAL
+            self._tick = _milliseconds(POLL_INTERVAL)
         self.wake()
 
     def detach(self) -> None:
@@ -152,9 +153,9 @@ class Engine:
         )
         # Nobody in the child would ever set it, where another thread is the one that serves.
         vars(self.server)["_BaseServer__is_shut_down"].set()
+        self.turnstile = None
+        self._let_go()
         if self.runs_here:  # the handler that forked may return, and the child serve on
-            self.turnstile = None
-            self._let_go()
             self._later[self._begin_to_listen] = 0
 
     # -- from the server's own methods ---------------------------------------------------------

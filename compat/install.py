@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from types import FunctionType
 from typing import Any, Final
 
-from asyncserver.errors import SettingError
 from compat.engine import watch_all
 from compat.mixins import ForkingMixIn, ThreadingMixIn, run_in_pool
 from compat.pool import Job
@@ -50,6 +49,8 @@ def install(*, threads: int | None = None) -> None:
 
     """
     if threads is not None and threads < 1:
+        from asyncserver.errors import SettingError  # noqa: PLC0415 - all else does without asyncio
+
         raise SettingError(f"threads is {threads!r}: write at least 1, or None")
     uninstall()
     for standard, mirror in MIRRORS.items():

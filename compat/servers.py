@@ -191,9 +191,15 @@ def _accept(server: socketserver.TCPServer) -> Any:
 
 
 def _is_asked(server: socketserver.BaseServer) -> bool:
-    """Whether its engine calls its `get_request`, and not somebody else, who may want to wait."""
+    """Whether its engine calls its `get_request`, and not somebody else, who may want to wait.
+
+    Nor the same a second time, for one more: nobody knows whether there is one.
+    """
     engine = engine_here(server)
-    return engine is not None and engine.asking
+    if engine is None or not engine.asking:
+        return False
+    engine.asking = False
+    return True
 
 
 def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:

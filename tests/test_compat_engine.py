@@ -511,6 +511,25 @@ def test_state_before_init_is_the_same_when_installed():
         assert uninitialised(socketserver) == expected
 
 
+def test_a_hook_may_take_more_than_one_datagram_and_wait_for_it(module):
+    class Server(module.UDPServer):
+        def get_request(self):
+            (one, _), address = super().get_request()
+            self.socket.sendto(b"more", address)
+            (two, sock), address = super().get_request()
+            return (one + two, sock), address
+
+    with (
+        serving(Server(ANY, UpperDatagram)) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        client.settimeout(SOON)
+        client.sendto(b"a", server.server_address)
+        assert client.recv(10) == b"more"
+        client.sendto(b"b", server.server_address)
+        assert client.recv(10) == b"AB"
+
+
 # -- several at once -------------------------------------------------------------------------------
 
 
