@@ -279,6 +279,32 @@ def test_r21_out_of_descriptors_does_not_spin(monkeypatch, caplog):
     ]
 
 
+def test_r21_each_time_that_descriptors_run_out_is_told_once(caplog):
+    class Server(compat.TCPServer):
+        turns = 0
+        fails = True
+
+        def get_request(self):
+            if self.fails:
+                self.fails = False
+                raise OSError(errno.EMFILE, "no more")
+            return super().get_request()
+
+        def service_actions(self):
+            self.turns += 1
+
+    with serving(Server(ANY, Upper), poll_interval=0.01) as server:
+        for _ in range(2):
+            server.fails = True
+            assert ask(server) == b"HELLO\n"
+            seen = server.turns
+            while server.turns < seen + 3:  # nobody waits any more
+                select.select([], [], [], 0.001)
+    assert [record.message for record in caplog.records] == [
+        "cannot accept: [Errno 24] no more; trying again until it works"
+    ] * 2
+
+
 def test_listener_closed_while_serving_is_asked_once_and_never_again():
     class Server(compat.TCPServer):
         asked = turns = 0
