@@ -551,14 +551,20 @@ def test_one_server_driven_by_several_threads(kind):
     server.server_close()
 
 
-def test_driven_by_two_threads_none_waits_in_accept_for_what_the_other_took():
+def test_driven_by_two_threads_one_at_a_time_accepts():
+    """Or the other would wait in accept() for what this one took, and hear nothing."""
     inside, leave = threading.Event(), threading.Event()
 
     class Server(compat.TCPServer):
+        now = most = 0
+
         def get_request(self):
+            self.now += 1
+            self.most = max(self.most, self.now)
             request = super().get_request()
             inside.set()
-            leave.wait(SOON)  # the other thread sees its client, too, but must not accept
+            leave.wait(SOON)
+            self.now -= 1
             return request
 
     server: Any = Server(ANY, Upper)
@@ -566,14 +572,16 @@ def test_driven_by_two_threads_none_waits_in_accept_for_what_the_other_took():
     for thread in threads:
         thread.start()
     wait_until(lambda: len(engines_of(server)) == 2)
-    with beside(lambda: ask(server)):
+    with beside(lambda: ask(server)), beside(lambda: ask(server)):
         assert inside.wait(SOON)
+        select.select([], [], [], 2 * engine.BACK_OFF)
         leave.set()
     server.shutdown()
     for thread in threads:
         thread.join(SOON)
         assert not thread.is_alive()
     server.server_close()
+    assert server.most == 1
 
 
 def test_serving_inside_of_serving_ends_inside_first(module):
