@@ -798,6 +798,25 @@ def test_what_takes_too_long_for_its_handshake_is_closed(tls: TLS, monkeypatch):
             assert over(client, tls) == b"HELLO\n"
 
 
+def test_the_tick_goes_on_while_a_client_shakes_hands(tls: TLS):
+    class Server(compat.TCPServer):
+        accepted = ticks = 0
+
+        def get_request(self):
+            self.accepted += 1
+            return super().get_request()
+
+        def service_actions(self):
+            self.ticks += 1
+
+    server: Any = Server(ANY, Upper)
+    server.socket = tls.server.wrap_socket(server.socket, server_side=True)
+    with serving(server, poll_interval=0.01), silent(server.server_address, b""):
+        wait_until(lambda: server.accepted)
+        seen = server.ticks
+        wait_until(lambda: server.ticks > seen + 5)
+
+
 def test_after_a_failed_handshake_nobody_is_called(module, tls: TLS):
     called: list[str] = []
 
