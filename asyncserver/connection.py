@@ -29,8 +29,9 @@ from asyncserver.errors import (
     HandshakeError,
 )
 from asyncserver.limits import Limits, Timeouts
-from asyncserver.protocol import StreamProtocol, plain
+from asyncserver.protocol import StreamProtocol
 from asyncserver.reader import Reader
+from asyncserver.settings import octets
 from asyncserver.tls import TLSTransport
 
 __all__ = ("Connection",)
@@ -94,7 +95,7 @@ class Connection(Reader, ByteStream):
         """
         protocol = self._protocol
         if not protocol.sendable:
-            plain(item)
+            octets("send()", item)
             await self._wait_for_the_reason()
             raise self._why_not_send()
         protocol.write(item)

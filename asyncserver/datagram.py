@@ -28,6 +28,7 @@ from asyncserver.pktinfo import (
     local_address,
     reply_control,
 )
+from asyncserver.settings import octets
 
 __all__ = ("Datagram", "DatagramEndpoint")
 
@@ -119,7 +120,7 @@ class Datagram:
 
         """
         if type(data) is not bytes:
-            data = _octets(data)
+            data = bytes(octets("reply()", data))
         endpoint, peer, control = self._endpoint, self._raw_peer, self._control
         outbox = endpoint.outbox
         try:
@@ -136,18 +137,6 @@ class Datagram:
             self.lost = ()
         elif endpoint.spent():
             await turn
-
-
-def _octets(data: object) -> bytes:
-    """Return the bytes of anything that has some, whatever its items are."""
-    try:
-        return memoryview(data).tobytes()  # type: ignore[arg-type] # which is to be found out
-    except TypeError:
-        kind = type(data).__name__
-        hint = ": write reply(text.encode())" if isinstance(data, str) else ""
-        raise TypeError(
-            f"reply() takes bytes, a bytearray or a memoryview, not {kind}{hint}"
-        ) from None
 
 
 class DatagramEndpoint:

@@ -14,8 +14,9 @@ from asyncserver.buffer import ReceiveBuffer
 from asyncserver.driver import Driver, park, turn
 from asyncserver.errors import ConnectionBusy
 from asyncserver.pace import BUDGET, COSTLY, Pace
+from asyncserver.settings import octets
 
-__all__ = ("StreamProtocol", "plain")
+__all__ = ("StreamProtocol",)
 
 CORK: Final = 65_536  # bytes that a handler may send in one step before they go to the transport,
 PIECE: Final = 1024  # of which each send() takes so many, beside its own
@@ -204,7 +205,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
         if type(data) is bytes and self.stepping and not self._outgoing and len(data) < CORK:
             self._outgoing = data
         else:
-            self._write_more(data if type(data) is bytes else plain(data))
+            self._write_more(data if type(data) is bytes else octets("send()", data))
 
     def _write_more(self, data: bytes | memoryview) -> None:
         held = self._outgoing
@@ -292,16 +293,3 @@ class StreamProtocol(Driver, asyncio.Protocol):
         self.sendable = False
         self.abort_transport()
         self.stop_reading(error)
-
-
-def plain(data: object) -> bytes | memoryview:
-    """Return what `len()` counts the bytes of, or say what should have been sent."""
-    if isinstance(data, str):
-        raise TypeError("send() takes bytes, and this is text: write text.encode()")
-    try:
-        view = memoryview(data)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(
-            f"send() takes bytes, a bytearray or a memoryview, and not {type(data).__name__!r}"
-        ) from None
-    return view.cast("B") if view.c_contiguous else view.tobytes()

@@ -24,6 +24,7 @@ __all__ = (
     "check_observers",
     "check_seconds",
     "known_words_only",
+    "octets",
 )
 
 P = ParamSpec("P")
@@ -177,3 +178,16 @@ def _is_number(value: Any) -> bool:
 
 def _limit(value: Any) -> str:
     return f" and at most {HIGHEST}" if _is_number(value) and value > HIGHEST else ""
+
+
+def octets(call: str, data: object) -> bytes | memoryview:
+    """Return what `len()` counts the bytes of, or say what `call` should have been given."""
+    if isinstance(data, str):
+        raise TypeError(f"{call} takes bytes, and this is text: write text.encode()")
+    try:
+        view = memoryview(data)  # type: ignore[arg-type] # which is to be found out
+    except TypeError:
+        raise TypeError(
+            f"{call} takes bytes, a bytearray or a memoryview, not {type(data).__name__}"
+        ) from None
+    return view.cast("B") if view.c_contiguous else view.tobytes()

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from importlib.machinery import PathFinder
-from typing import Final, Literal, NoReturn
+from typing import Final, NoReturn
 
 import click
 
@@ -32,14 +32,11 @@ STARTUP: Final = os.path.join(HOME, "compat", "startup")
 @click.option("-m", "is_module", is_flag=True, help="PROGRAM is a module and not a file.")
 @click.option("--threads", metavar="N", type=click.IntRange(min=1),
               help="Give servers that handle one request at a time so many threads.")  # fmt: skip
-@click.option("--loop", metavar="auto|uvloop|asyncio", default="auto", show_default=True,
-              type=click.Choice(["auto", "uvloop", "asyncio"]), help="Event loop.")  # fmt: skip
 @click.argument("words", metavar="PROGRAM ARGS...", nargs=-1, type=click.UNPROCESSED)
 def main(
     *,
     is_module: bool,
     threads: int | None,
-    loop: Literal["auto", "uvloop", "asyncio"],
     words: tuple[str, ...],
 ) -> None:
     """Run a program that uses socketserver, unchanged, on asyncserver.
@@ -58,10 +55,8 @@ def main(
         raise click.ClickException(f"no file {program}")
     if is_module:
         _check_module(program)
-    if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
-        raise click.ClickException("uvloop is not installed: pip install uvloop")
     arguments = [*_interpreter_options(), *(["-m"] if is_module else []), *words]
-    os.execve(sys.executable, [sys.executable, *arguments], _environment(loop, threads))  # noqa: S606
+    os.execve(sys.executable, [sys.executable, *arguments], _environment(threads))  # noqa: S606
 
 
 def _check_module(name: str) -> None:
@@ -76,7 +71,7 @@ def _check_module(name: str) -> None:
         raise click.ClickException(f"No module named {name}.__main__; it cannot be run")
 
 
-def _environment(loop: str, threads: int | None) -> dict[str, str]:
+def _environment(threads: int | None) -> dict[str, str]:
     """Return that of this process, with what has compat installed."""
     names = [name for name in os.environ if not (_ignores_environment() and name[:6] == "PYTHON")]
     environment = {name: os.environ[name] for name in names}
@@ -85,7 +80,6 @@ def _environment(loop: str, threads: int | None) -> dict[str, str]:
     environment["ASYNCSERVER_COMPAT"] = json.dumps(
         {
             "home": HOME,
-            "loop": loop,
             "threads": threads,
             "python": [sys.prefix, *sys.version_info[:2]],
         }

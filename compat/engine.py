@@ -1,44 +1,43 @@
-"""`serve_forever`, driven by an event loop in the thread that called it.
+"""`serve_forever`, in the thread that called it: a loop over poll(2), one request a turn.
 
-The one file that knows both worlds. The loop says when somebody waits, when a child has ended, when a
-TLS client has said its part and when it is time to stop; everything that users wrote (hooks and
-handlers) is called outside of it, with the running loop masked, so that blocking code may block and
-`asyncio.run()` in a handler works.
+It waits for whatever can happen to a server: a client, a child's end, a TLS client's part of its
+handshake, a bell that somebody rings. Everything that users wrote (hooks and handlers) is called
+right from this loop, as by the standard library's own.
+
+Why no event loop: one needs descriptors of its own, three to seven a server; and a signal that arrives
+inside of it comes out as something else, finds a loop running, or takes its wake-up descriptor away.
+Here signals find plain Python code and a system call that they interrupt. Needs no asyncio, so that a
+program without one does not pay for it.
 """
 
-import asyncio
 import contextlib
 import errno
 import logging
+import math
 import os
 import select
 import selectors
-import signal
 import socketserver
-import ssl
+import sys
 import threading
+import time
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
-from asyncserver.acceptor import Acceptor
-from asyncserver.errors import SettingError
-from asyncserver.events import Event, Exhausted, Observers, Saturated
-from asyncserver.serve import loop_factory
-from asyncserver.tls import shake_hands
-from compat import handshakes
-from compat.handshakes import put_off
-from compat.state import ENGINE, POOL, SHUTDOWN_REQUEST, at_work, has_actions
+from compat import bells
+from compat.state import ENGINE, POOL, SHUTDOWN_REQUEST, at_work, engines_of
 
-__all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Engine", "is_late", "put_off", "watch_all")
+if TYPE_CHECKING:  # needs `ssl`, which a program without TLS does without
+    from compat.handshakes import Handshake, LateSocket
+
+__all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Engine", "can_poll", "check_limit", "watch_all")
 
 logger = logging.getLogger("asyncserver")
 
-LOOP: Literal["auto", "uvloop", "asyncio"] = (
-    "auto"  # of the servers that begin to serve from now on
-)
-HANDSHAKE_TIMEOUT: Final = 10.0  # seconds, as asyncserver.Timeouts has it
-BATCH: Final = 16  # requests in a row before the loop is unmasked again
-BACK_OFF: Final = 0.05  # seconds of pause when the system is out, where there is no engine to wait
+BACK_OFF: Final = 0.1  # seconds of pause when the system is out; most tries would go to waste
+LOOK_AWAY: Final = 0.05  # seconds, when the bell rings for somebody else
+POLL_INTERVAL: Final = 0.5  # seconds, as serve_forever has it
 OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -47,44 +46,43 @@ class Engine:
 
     Args:
         server: what to serve.
-        poll_interval: seconds between two calls of `service_actions` while nobody comes.
-        never_blocks: whether its `get_request` raises `BlockingIOError` if nobody waits, so that
-            there is no need to ask before. Asked again and again, since it may be exchanged.
+        poll_interval: seconds between two calls of `service_actions` while nobody comes; as
+            everything that is sent into the thread, exceptions say, waits for that long.
 
     Attributes:
-        asking: the server is in its `get_request`, called by us.
-        never_blocks: what it has answered.
+        asking: the server is in its `get_request`, called by us, and has taken nothing yet.
         thread: the identifier of the thread that serves.
         request: what the server's own thread is handling now.
+        turnstile: lets one thread at a time accept, where several serve.
 
     """
 
-    def __init__(
-        self,
-        server: socketserver.BaseServer,
-        poll_interval: float | None,
-        never_blocks: Callable[[], bool],
-    ) -> None:
-        self._server = server
-        self._poll_interval = poll_interval
+    def __init__(self, server: socketserver.BaseServer, poll_interval: float | None) -> None:
+        self.server = server
         self.thread = threading.get_ident()
-        self._loop: asyncio.AbstractEventLoop
-        self._acceptor: Acceptor | None = None
-        self._poll: select.poll
         self._forks = isinstance(server, socketserver.ForkingMixIn)
-        self._has_actions = has_actions(server)
-        self._never_blocks = never_blocks
-        self._stopping = False
-        self._nobody_waits = False
-        self._refusals: list[OSError] = []  # why the last get_request got nothing
-        self._failure: BaseException | None = None
-        self._parked: dict[asyncio.Task[None], ssl.SSLSocket] = {}
-        self._children: dict[int, int] = {}  # process and the descriptor that tells its end
-        self._told_when_free = False
         self.asking = False
-        self.never_blocks = False
         self.request: Any = None
-        vars(server)[ENGINE] = self
+        self._poll_interval = poll_interval
+        self._tick: int | None = None  # the same in milliseconds
+        self._poll = select.poll()
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        # accepting
+        self._listener = -1
+        self._accepting = False
+        self._refusal: OSError | None = None  # why the last get_request got nothing
+        self._told: set[str] = set()  # what was logged, since anybody had to wait
+        self._told_when_free = False
+        # other threads
+        self._bell: bells.Bell | None = None
+        self._called = False
+        self._waits = False
+        self.turnstile: threading.Lock | None = None
+        # time
+        self._later: dict[Callable[[], object], float] = {}  # what to do, and when at the latest
+        # what has begun
+        self._parked: dict[Handshake, None] = {}  # the oldest first
+        self._children: dict[int, int] = {}  # process and the descriptor that tells its end
 
     @property
     def runs_here(self) -> bool:
@@ -93,287 +91,343 @@ class Engine:
 
     def run(self) -> None:
         """Serve until the server's flag says otherwise; raise what a hook raised."""
-        _check(self._server)
-        outer = asyncio._get_running_loop()  # a notebook's, perhaps
-        asyncio._set_running_loop(None)
+        asyncio: Any = sys.modules.get("_asyncio")  # is whole as soon as it is there
+        outer = None if asyncio is None else asyncio._get_running_loop()  # a notebook's, perhaps
+        if outer is not None:
+            asyncio._set_running_loop(None)  # for asyncio.run() in a handler
         try:
-            if not self._asked_to_stop():
-                self._serve()
+            self._serve()
         finally:
-            asyncio._set_running_loop(outer)
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            try:
-                raise failure
-            finally:
-                del failure  # its traceback holds this frame
+            if outer is not None:
+                asyncio._set_running_loop(outer)
+
+    def enter(self) -> None:
+        """Become one of those that drive the server."""
+        with _lock:
+            for other in engines_of(self.server):
+                if other.thread != self.thread:
+                    self.turnstile = other.turnstile = other.turnstile or threading.Lock()
+            vars(self.server)[ENGINE] = (*engines_of(self.server), self)
+            _running.add(self)
+
+    def leave(self) -> bool:
+        """Drive it no more; return whether no other thread does. As often as one likes."""
+        with _lock:
+            _running.discard(self)
+            others = tuple(each for each in engines_of(self.server) if each is not self)
+            if others:
+                vars(self.server)[ENGINE] = others
+            else:
+                vars(self.server).pop(ENGINE, None)
+        self._let_go()
+        return all(each.thread == self.thread for each in others)
 
     # -- from other threads and signal handlers ------------------------------------------------
 
     def wake(self) -> None:
-        """Look at the flag now."""
-        self._soon(self._look)
+        """Look at the flag, and whether there is room again, now."""
+        self._called = True
+        bell = self._bell
+        if bell is not None and self._waits:
+            bell.ring(self)
 
     def slot_is_free(self) -> None:
         """Accept again, if that had to wait for a thread or a child to end."""
-        if self._told_when_free:
-            self._told_when_free = False
-            self._soon(self._resume)
+        for engine in engines_of(self.server):
+            if engine._told_when_free:
+                engine._told_when_free = False
+                engine.wake()
 
     def watch(self) -> None:
         """Look at the flag every now and then: whoever sets it will not tell any more."""
-        self._poll_interval = self._poll_interval or 0.5
-        self._soon(self._tick)
+        if self._poll_interval is None:
+            self._poll_interval = POLL_INTERVAL
+            self._tick = _milliseconds(POLL_INTERVAL)
+        self.wake()
 
     def detach(self) -> None:
-        """Leave it to the parent, in a child that was forked from it."""
-        vars(self._server).pop(ENGINE, None)
-        # Nobody in the child would ever set it; see BaseServer for what assigning does.
-        vars(self._server)["_BaseServer__is_shut_down"].set()
-        if self.runs_here:
-            with contextlib.suppress(ValueError):
-                signal.set_wakeup_fd(-1)  # it leads to the parent's loop
+        """In a child that was forked: leave to the parent what is the parent's."""
+        vars(self.server)[ENGINE] = tuple(
+            each for each in engines_of(self.server) if each.runs_here
+        )
+        # Nobody in the child would ever set it, where another thread is the one that serves.
+        vars(self.server)["_BaseServer__is_shut_down"].set()
+        self.turnstile = None
+        self._let_go()
+        if self.runs_here:  # the handler that forked may return, and the child serve on
+            self._later[self._begin_to_listen] = 0
 
     # -- from the server's own methods ---------------------------------------------------------
 
+    def ask(self, get_request: Callable[[], Any], *, put_off: bool) -> Any:
+        """Call the server's `get_request`, which need not wait for anybody.
+
+        With `put_off`, neither for the TLS handshake of whom it accepts and wraps.
+        """
+        turnstile = self.turnstile
+        if turnstile is not None and not turnstile.acquire(timeout=BACK_OFF):
+            raise BlockingIOError  # another thread's get_request takes its time
+        self.asking = True
+        try:
+            if turnstile is not None and not _somebody_waits(self._listener):
+                raise BlockingIOError  # another thread has taken it: accept() would block
+            if not put_off or "ssl" not in sys.modules:
+                return get_request()
+            from compat import handshakes  # noqa: PLC0415 - not where there is no TLS
+
+            return handshakes.put_off(get_request, getattr(self.server, "socket", None))
+        finally:
+            self.asking = False
+            if turnstile is not None:
+                turnstile.release()
+
     def back_off(self, exc: OSError) -> None:
         """Note that `get_request` failed with `exc`."""
-        self._refusals.append(exc)
+        self._refusal = exc
 
-    def park(self, request: handshakes.LateSocket, go_on: Callable[[], object]) -> None:
+    def park(self, request: "LateSocket", go_on: Callable[[], object]) -> None:
         """Call `go_on` when `request` has shaken hands."""
-        task = self._loop.create_task(self._shake_hands(request.on_time(), go_on))
-        self._parked[task] = request
-        task.add_done_callback(self._parked.pop)
+        from compat.handshakes import Handshake  # noqa: PLC0415 - not where there is no TLS
+
+        handshake = Handshake(request, go_on)
+        self._parked[handshake] = None
+        self._shake_hands(handshake)
 
     def watch_child(self, pid: int) -> None:
         """Reap the child as soon as it ends."""
-        try:
+        with contextlib.suppress(OSError):  # it has ended already, or service_actions will reap it
             fileno = os.pidfd_open(pid)
-        except OSError:
-            return  # it has ended and was reaped already; or service_actions will, in a while
-        self._children[pid] = fileno
-        self._loop.add_reader(fileno, self._reap, pid)
+            self._children[pid] = fileno
+            self._watch(fileno, select.POLLIN, lambda: self._reap(pid))
 
-    # -- on the loop ---------------------------------------------------------------------------
+    def watches(self, pid: int) -> bool:
+        """Whether the child's end will be seen without asking for it."""
+        return pid in self._children
+
+    # -- the loop ------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        with (
-            contextlib.closing(loop_factory(LOOP)()) as loop,
-            # Between the loop and the server's descriptor, since that may be closed at any time.
-            selectors.DefaultSelector() as selector,
-            handshakes.possible(),
-        ):
-            try:
-                selector.register(self._fileno(), selectors.EVENT_READ)
-            except (OSError, ValueError):
-                if self._asked_to_stop():  # shut down and closed before it began
-                    return
-                raise
-            loop.set_debug(False)  # blocking code takes its time
-            loop.set_exception_handler(self._fail)
-            self._poll = select.poll()  # of a descriptor only: cheaper to ask than a selector
-            self._poll.register(self._fileno(), select.POLLIN)
-            self._acceptor = Acceptor(loop, selector.fileno(), self._accept, self, _observers)
-            self._loop = loop
-            _running.add(self)
-            try:
-                self._acceptor.resume()
-                if self._has_actions:
-                    self._tick_later()
-                if not self._asked_to_stop():
-                    loop.run_forever()
-            finally:
-                _running.discard(self)
-                self._finish(loop)
-
-    def _accept(self) -> None:
-        """Handle some requests, as the acceptor wants it."""
-        self._outside(self._handle_some)
-        if self._refusals:
-            self._waits_in_vain(self._refusals.pop())
-        if self._nobody_waits:
-            raise BlockingIOError
-
-    def _handle_some(self) -> None:
-        server: Any = self._server
-        state, has_actions, somebody_waits = vars(server), self._has_actions, self._poll.poll
-        never_blocks = self.never_blocks = self._never_blocks()
-        for _ in range(BATCH):
-            # Asked right before, since another process may have taken it: accept() would block.
-            self._nobody_waits = not (never_blocks or somebody_waits(0))
-            if self._nobody_waits:
-                return
-            server._handle_request_noblock()
-            if has_actions:
-                server.service_actions()
-            if self._refusals or state.get(SHUTDOWN_REQUEST):
-                return
-            if (POOL in state or self._forks) and self.full:
-                return
-
-    def _waits_in_vain(self, exc: OSError) -> None:
-        """Do not spin on a descriptor that stays readable while nothing can be had from it."""
-        if exc.errno in OUT_OF_RESOURCES or isinstance(exc, BlockingIOError):
-            raise exc
-        if self._fileno() < 0 and self._acceptor is not None:
-            self._acceptor.close()  # closed, while we serve: nobody comes any more
-
-    def _fileno(self) -> int:
-        fileno: int = self._server.fileno()  # type: ignore[attr-defined] # all that can be served have it
-        return fileno
-
-    def _outside(self, function: Callable[..., object]) -> None:
-        """Call what users wrote as if there were no loop; what it raises ends `run`."""
-        if self._stopping:
-            return
-        asyncio._set_running_loop(None)
-        try:
-            function()
-        except BaseException as exc:
-            self._stop(exc)
-        finally:
-            asyncio._set_running_loop(self._loop)
-        self._look()
-
-    def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Take what was raised on the loop: a signal handler's exception, on uvloop."""
-        self._stop(context.get("exception") or RuntimeError(context["message"]))
-
-    def _stop(self, failure: BaseException | None = None) -> None:
-        if self._stopping:
-            return
-        self._stopping = True
-        self._failure = failure
-        if self._acceptor is not None:
-            self._acceptor.close()
-        self._loop.stop()
-
-    def _look(self) -> None:
         if self._asked_to_stop():
-            self._stop()
+            return
+        try:
+            self._listener = _descriptor_of(self.server)
+        except ValueError:
+            if self._asked_to_stop():  # shut down and closed before it began
+                return
+            raise
+        self._tick = _milliseconds(self._poll_interval)
+        self._begin_to_listen()
+        self._resume()
+        while not self._asked_to_stop():
+            self._turn()
+
+    def _turn(self) -> None:
+        accepting, timed = self._accepting, self._later or self._parked
+        self._waits = True
+        # Who calls before we wait sets a flag, and who calls after that rings the bell.
+        ready = self._poll.poll(0 if self._called else self._rest() if timed else self._tick)
+        self._waits = False
+        if self._called:
+            self._called = False
+            self._resume()
+        if self._asked_to_stop():  # meanwhile: who came since is left to the backlog
+            return
+        if self._told and accepting and self._listener not in dict(ready):
+            self._told.clear()
+        for fileno, _ in ready:
+            callback = self._callbacks.get(fileno)
+            if callback is not None:
+                callback()
+        if timed:
+            self._look_at_the_clock()
+        self.server.service_actions()
+
+    def _rest(self) -> int | None:
+        """How many milliseconds to wait, if there is something to do though nothing happens."""
+        due = [*self._later.values(), *(each.deadline for each in islice(self._parked, 1))]
+        rest = max(0, math.ceil((min(due) - time.monotonic()) * 1000))
+        return rest if self._tick is None else min(self._tick, rest)
+
+    def _look_at_the_clock(self) -> None:
+        now = time.monotonic()
+        for function in [each for each, when in self._later.items() if when <= now]:
+            function()
+        while self._parked and (oldest := next(iter(self._parked))).deadline <= now:
+            self._end(oldest)
+            oldest.fail("the client took too long")
 
     def _asked_to_stop(self) -> bool:
-        return bool(vars(self._server).get(SHUTDOWN_REQUEST))
+        return bool(vars(self.server).get(SHUTDOWN_REQUEST))
 
-    def _tick(self) -> None:
-        self._outside(self._server.service_actions)
-        if not self._stopping:
-            self._tick_later()
+    def _watch(self, fileno: int, events: int, callback: Callable[[], object]) -> None:
+        self._callbacks[fileno] = callback
+        self._poll.register(fileno, events)
 
-    def _tick_later(self) -> None:
-        if self._poll_interval is not None:
-            self._loop.call_later(max(self._poll_interval, 0), self._tick)
+    def _unwatch(self, fileno: int) -> None:
+        if self._callbacks.pop(fileno, None) is not None:
+            self._poll.unregister(fileno)
+
+    def _begin_to_listen(self) -> None:
+        self._later.pop(self._begin_to_listen, None)
+        if self._bell is None:
+            self._bell = bells.take(self)
+        if self._bell is not None:
+            self._watch(self._bell.fileno, select.POLLIN, self._hear)
+
+    def _hear(self) -> None:
+        if self._bell is not None and not self._bell.answer(self):
+            self._unwatch(self._bell.fileno)  # until whoever is meant has answered
+            self._later[self._begin_to_listen] = time.monotonic() + LOOK_AWAY
+
+    def _let_go(self) -> None:
+        """Give back what was taken from the system. As often as one likes."""
+        self._bell = None
+        bells.leave(self)
+        while self._children:
+            os.close(self._children.popitem()[1])
+        while self._parked:
+            self._parked.popitem()[0].close()
+        for fileno in list(self._callbacks):
+            if fileno != self._listener:
+                self._unwatch(fileno)
+
+    # -- accepting -----------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        if self.full:
+            self._pause()
+            self._tell(
+                "all threads or children are at work (%d): new clients wait in the backlog",
+                self.inside,
+            )
+            return
+        self.server._handle_request_noblock()  # type: ignore[attr-defined] # missing in typeshed
+        refusal, self._refusal = self._refusal, None
+        if refusal is None:
+            return
+        # Do not spin on a descriptor that stays readable while nothing can be had from it.
+        if refusal.errno in OUT_OF_RESOURCES:
+            self._pause()
+            self._later[self._resume] = time.monotonic() + BACK_OFF
+            self._tell("cannot accept: %s; trying again until it works", refusal)
+        elif self.server.fileno() < 0:  # type: ignore[attr-defined] # it had one
+            self._pause()  # for good: closed, while we serve
+            self._listener = -1
+
+    def _pause(self) -> None:
+        self._accepting = False
+        self._unwatch(self._listener)
 
     def _resume(self) -> None:
-        if self._acceptor is not None:
-            self._acceptor.resume()
+        self._later.pop(self._resume, None)
+        if not self._accepting and self._listener >= 0:
+            self._accepting = True
+            self._watch(self._listener, select.POLLIN, self._accept)
 
-    def _soon(self, function: Callable[[], object]) -> None:
-        # RuntimeError: the loop is closed; AttributeError: there is none yet. It looks by itself.
-        with contextlib.suppress(RuntimeError, AttributeError):
-            self._loop.call_soon_threadsafe(function)
-
-    def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
-        for fileno in self._children.values():
-            loop.remove_reader(fileno)
-            os.close(fileno)
-        self._children.clear()
-        if self._acceptor is not None:
-            self._acceptor.close()
-        if self._parked:
-            for task in self._parked:
-                task.cancel()
-            loop.run_until_complete(asyncio.wait(list(self._parked)))
-
-    # -- who is at work, as the acceptor asks --------------------------------------------------
+    def _tell(self, message: str, value: object) -> None:
+        """Log, but once for all the time in which somebody has to wait."""
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning(message, value)
 
     @property
     def inside(self) -> int:
         """Requests that threads or children are at, or that shake hands."""
-        return len(self._parked) + at_work(self._server)[0]
+        return len(self._parked) + at_work(self.server)[0]
 
     @property
     def full(self) -> bool:
         """Whether there is no thread or child for one more; then `slot_is_free` will be called."""
-        if not self._forks and POOL not in vars(self._server):
+        if not self._forks and POOL not in vars(self.server):
             return False  # the commonest case, asked for every request
-        busy, limit = at_work(self._server)
-        if limit is None or busy + len(self._parked) < limit:
+        limit = at_work(self.server)[1]
+        if limit is None or self.inside < limit:
             return False
         self._told_when_free = True
         return self.inside >= limit  # again, as one may have ended just before we asked to be told
 
     # -- handshakes and children ---------------------------------------------------------------
 
-    async def _shake_hands(self, sock: ssl.SSLSocket, go_on: Callable[[], object]) -> None:
-        # Holds the descriptor, should a deadline of the user's close the socket meanwhile.
-        with sock.makefile("rb", buffering=0):
-            timeout = sock.gettimeout()
-            try:
-                sock.setblocking(False)
-                async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                    await shake_hands(sock)
-                sock.settimeout(timeout)
-            except (OSError, ValueError) as exc:  # TimeoutError and SSLError are OSErrors
-                logger.debug("TLS handshake failed: %s", exc)
-                sock.close()
-            except BaseException:
-                sock.close()
-                raise
-        if sock.fileno() >= 0:
-            self._outside(go_on)
-            self._outside(self._server.service_actions)
+    def _shake_hands(self, handshake: "Handshake") -> None:
+        events = handshake.step()
+        if events:
+            self._watch(handshake.fileno, events, lambda: self._shake_hands(handshake))
+            return
+        self._end(handshake)
+        if handshake.succeeded:
+            handshake.go_on()
+
+    def _end(self, handshake: "Handshake") -> None:
+        del self._parked[handshake]
+        self._unwatch(handshake.fileno)
         self.slot_is_free()
 
     def _reap(self, pid: int) -> None:
         fileno = self._children.pop(pid)
-        self._loop.remove_reader(fileno)
+        self._unwatch(fileno)
         os.close(fileno)
         with contextlib.suppress(ChildProcessError):  # somebody else has reaped it
             os.waitpid(pid, os.WNOHANG)
-        children = getattr(self._server, "active_children", None)
+        children = getattr(self.server, "active_children", None)
         if children is not None:
             children.discard(pid)
         self.slot_is_free()
 
 
-def _check(server: socketserver.BaseServer) -> None:
+def check_limit(server: socketserver.BaseServer) -> None:
+    """Raise `SettingError` if nobody would ever be served."""
     limit = getattr(server, "max_threads", None)
     if isinstance(server, socketserver.ThreadingMixIn) and limit is not None and limit < 1:
+        from asyncserver.errors import SettingError  # noqa: PLC0415 - all else does without asyncio
+
         raise SettingError(f"max_threads is {limit!r}: write at least 1, or None for no limit")
 
 
-def _tell(event: Event) -> None:
-    match event:
-        case Saturated(requests):
-            logger.warning(
-                "all threads or children are at work (%d): new clients wait in the backlog",
-                requests,
-            )
-        case Exhausted(error, first=True):
-            logger.warning("cannot accept: %s; trying again until it works", error)
+def can_poll() -> bool:
+    """Whether poll(2) is there, and is the system's: gevent and eventlet put their own in its place.
+
+    With theirs, waiting in ours would stop all their greenlets for good.
+    """
+    return type(getattr(select, "poll", None)) is type(os.getpid)
 
 
-def is_late(request: object) -> bool:
-    """Whether `request` has not shaken hands."""
-    return type(request) is handshakes.LateSocket
+def _descriptor_of(server: object) -> int:
+    """Return what to wait for, or raise `ValueError` in the standard library's words."""
+    with selectors.PollSelector() as selector:
+        return selector.register(server, selectors.EVENT_READ).fd  # type: ignore[arg-type]
 
 
-_observers = Observers([_tell])
+def _milliseconds(seconds: float | None) -> int | None:
+    """Round as `selectors.PollSelector` does, and raise what it raises for what is no time."""
+    if seconds is None:
+        return None
+    return 0 if seconds <= 0 else math.ceil(seconds * 1e3)
+
+
+def _somebody_waits(fileno: int) -> bool:
+    poll = select.poll()
+    poll.register(fileno, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+# Reentrant, because a signal handler may begin to serve.
+_lock = threading.RLock()
 _running: set[Engine] = set()
 
 
 def watch_all() -> None:
     """Let all engines look at their flags by themselves."""
-    for engine in list(_running):
+    for engine in _running.copy():
         engine.watch()
 
 
 def _leave_to_parent() -> None:
-    for engine in list(_running):
+    global _lock  # noqa: PLW0603 - some other thread, which the child has not, may hold it
+    _lock = threading.RLock()
+    for engine in _running.copy():
         engine.detach()
-    _running.clear()
+        if not engine.runs_here:
+            _running.discard(engine)
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)

@@ -1,8 +1,7 @@
-"""What only serving needs: event loops, the engine, logging. Most of what an import of us would cost.
+"""What only serving needs: the engine, logging, asyncio. Most of what an import of us would cost.
 
 A program that only defines its servers pays for none of it. They are imported when the first server
-is made and not when it serves, since that may be in a thread while the main one has ended: then
-Python refuses to register what uvloop's imports register with its exit.
+is made and not when it serves, since that may be in a thread while the main one has ended.
 """
 
 import contextlib
@@ -18,11 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = (
     "awaiting", "engine", "hide", "logger", "prepare", "show", "stop_watching_flags", "tell_rest",
-    "telling", "use",
+    "telling",
 )  # fmt: skip
 
 _prepared = False
-_loop: str | None = None  # the name of the one that `python -m compat` was told
 _hidden: dict[str, ModuleType] = {}  # ours, in a program that may have a `compat` of its own
 _home = ""  # where ours is
 
@@ -32,15 +30,8 @@ def prepare() -> None:
     global _prepared  # noqa: PLW0603 - as global as the modules
     if _prepared:
         return
-    settings = engine()
+    engine()
     telling()  # not in the middle of a storm
-    if settings.LOOP != "asyncio":
-        try:
-            importlib.import_module("uvloop")
-        except ImportError:
-            pass
-        except RuntimeError:  # too late, see above; asyncio's own loop is as good
-            settings.LOOP = "asyncio"
     _prepared = True
 
 
@@ -48,10 +39,7 @@ def prepare() -> None:
 def engine() -> Any:
     """Return the module of that name."""
     with _at_home():
-        module = importlib.import_module("compat.engine")
-    if _loop is not None:
-        vars(module)["LOOP"] = _loop
-    return module
+        return importlib.import_module("compat.engine")
 
 
 @functools.cache
@@ -88,12 +76,6 @@ def logger() -> "logging.Logger":
 
 
 # -- in a program that `python -m compat` runs -----------------------------------------------------
-
-
-def use(loop: str) -> None:
-    """Serve on the event loop of that name."""
-    global _loop  # noqa: PLW0603 - before there is an engine
-    _loop = loop
 
 
 def hide(home: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from compat import late
 from compat.pool import Job, Pool, join_all
 from compat.servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
-from compat.state import POOL, engine_of, pool_of
+from compat.state import POOL, engine_here, engine_of, pool_of
 from compat.waking import wake
 from compat.words import mirrors
 
@@ -129,15 +129,25 @@ class ForkingMixIn(socketserver.ForkingMixIn):
     def process_request(self, request: Any, client_address: Any) -> None:
         before = set(self.active_children or ())
         _fork(self, request, client_address)
-        engine = engine_of(self)  # type: ignore[arg-type]
+        engine = engine_here(self)  # type: ignore[arg-type]
         if engine is not None and hasattr(os, "pidfd_open"):
             for pid in (self.active_children or set()) - before:
                 engine.watch_child(pid)
 
     def collect_children(self, *, blocking: bool = False) -> None:
-        if not blocking and engine_of(self) is not None and hasattr(os, "pidfd_open"):  # type: ignore[arg-type]
-            return  # the engine reaps, and keeps to max_children without blocking
-        _collect_children(self, blocking=blocking)
+        engine = engine_here(self)  # type: ignore[arg-type]
+        if blocking or engine is None:
+            _collect_children(self, blocking=blocking)
+            return
+        # The engine keeps to max_children without blocking, and sees the end of most.
+        for pid in [each for each in self.active_children or () if not engine.watches(each)]:
+            try:
+                ended = os.waitpid(pid, os.WNOHANG)[0] == pid
+            except ChildProcessError:  # somebody else has reaped it
+                ended = True
+            if ended:
+                self.active_children.discard(pid)  # type: ignore[union-attr]
+                engine.slot_is_free()
 
 
 @mirrors(socketserver.ForkingUDPServer)

@@ -119,7 +119,7 @@ class Pool:
         self._idle, self._bells = [], []
         jobs, self.jobs = self.jobs, set()
         for job in jobs:
-            if job.ident != threading.get_ident():
+            if job.ident != threading.get_ident() and job.is_alive():
                 job.finish()  # nobody waits for threads that are the parent's
 
     def _admit(self, job: Job) -> bool:

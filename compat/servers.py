@@ -7,15 +7,17 @@ standard library's own classes.
 
 import _socket
 import errno
+import selectors
 import socket
 import socketserver
+import sys
 import threading
 import time
-from threading import get_ident
+from collections.abc import Callable
 from typing import Any, Final
 
 from compat import late
-from compat.state import ENGINE, SHUTDOWN_REQUEST, engine_of
+from compat.state import SHUTDOWN_REQUEST, engine_here, engine_of, engines_of
 from compat.words import mirrors
 
 __all__ = ("BaseServer", "TCPServer", "UDPServer", "UnixDatagramServer", "UnixStreamServer")
@@ -28,6 +30,7 @@ IS_SHUT_DOWN: Final = "_BaseServer__is_shut_down"
 
 _family = _socket.socket.family.__get__  # a plain number
 _type = _socket.socket.type.__get__
+_serve_forever = socketserver.BaseServer.serve_forever
 _get_datagram = socketserver.UDPServer.get_request
 _server_activate = socketserver.TCPServer.server_activate
 
@@ -39,18 +42,18 @@ class BaseServer(socketserver.BaseServer):
 
     @property
     def __shutdown_request(self) -> bool:
-        return bool(vars(self).get(SHUTDOWN_REQUEST, False))
+        return bool(_attribute(self, SHUTDOWN_REQUEST))
 
     @__shutdown_request.setter
     def __shutdown_request(self, value: bool) -> None:
         vars(self)[SHUTDOWN_REQUEST] = value
-        engine = engine_of(self)
-        if value and engine is not None:
-            engine.wake()
+        if value:
+            for engine in engines_of(self):
+                engine.wake()
 
     @property
     def __is_shut_down(self) -> threading.Event:
-        event: threading.Event = vars(self)[IS_SHUT_DOWN]
+        event: threading.Event = _attribute(self, IS_SHUT_DOWN)
         return event
 
     @__is_shut_down.setter
@@ -62,19 +65,30 @@ class BaseServer(socketserver.BaseServer):
 
     def serve_forever(self, poll_interval: float | None = 0.5) -> None:
         late.prepare()  # for those that were made before `install`
-        engine = late.engine().Engine(self, poll_interval, lambda: _never_blocks(self))
+        if not late.engine().can_poll():
+            _serve_greenlets(self, poll_interval)
+            return
+        late.engine().check_limit(self)
         self.__is_shut_down.clear()
+        engine = late.engine().Engine(self, poll_interval)
         try:
+            engine.enter()
             engine.run()
         finally:
-            vars(self).pop(ENGINE, None)
-            self.__shutdown_request = False
-            self.__is_shut_down.set()
+            try:
+                last = engine.leave()
+            except BaseException:  # a signal handler's, which may come at any time
+                last = engine.leave()
+                raise
+            finally:
+                if last:
+                    self.__shutdown_request = False
+                    self.__is_shut_down.set()
 
     def shutdown(self) -> None:
         self.__shutdown_request = True
-        engine = engine_of(self)
-        if engine is None or not engine.runs_here:  # waiting for ourselves would never end
+        # Waiting for ourselves would never end.
+        if engine_here(self) is None:
             self.__is_shut_down.wait()
 
     async def serve(self, *, grace: float | None = DEFAULT_GRACE) -> None:
@@ -95,20 +109,17 @@ class BaseServer(socketserver.BaseServer):
         late.telling().tell(client_address)
 
     def _handle_request_noblock(self) -> None:
-        engine = vars(self).get(ENGINE)
-        if engine is not None and engine.thread != get_ident():
-            engine = None
+        engine = engine_here(self)
         try:
             if engine is None:
                 request, client_address = self.get_request()
-            elif engine.never_blocks:
-                engine.asking = True
-                try:
-                    request, client_address = self.get_request()
-                finally:
-                    engine.asking = False
             else:
-                request, client_address = late.engine().put_off(self.get_request)
+                get_request = self.get_request
+                at_once = _AT_ONCE.get(getattr(get_request, "__func__", None))
+                if at_once is not None and engine.turnstile is None:
+                    request, client_address = at_once(self)
+                else:
+                    request, client_address = engine.ask(get_request, put_off=at_once is None)
         except OSError as exc:
             if engine is not None:
                 engine.back_off(exc)
@@ -117,7 +128,7 @@ class BaseServer(socketserver.BaseServer):
             return
         if engine is None:
             _handle(self, request, client_address)
-        elif late.engine().is_late(request):
+        elif _is_late(request):
             engine.park(request, lambda: _handle(self, request, client_address))
         else:
             engine.request = request
@@ -125,10 +136,25 @@ class BaseServer(socketserver.BaseServer):
             engine.request = None
 
 
-def _never_blocks(server: Any) -> bool:
-    """Whether `get_request` is ours for datagrams, on a socket that waits for nothing else."""
-    get_request = getattr(server.get_request, "__func__", None)
-    return get_request is vars(UDPServer)["get_request"] and server.socket.gettimeout() is None
+def _serve_greenlets(server: socketserver.BaseServer, poll_interval: Any) -> None:
+    """Leave the waiting to the standard library, and so to what has been put in its place."""
+    # The one that it would choose if it were imported now, and not before that was done.
+    kind = getattr(selectors, "PollSelector", selectors.SelectSelector)
+    socketserver._ServerSelector = kind  # type: ignore[attr-defined] # missing in typeshed
+    _serve_forever(server, poll_interval)
+
+
+def _attribute(server: socketserver.BaseServer, name: str) -> Any:
+    try:
+        return vars(server)[name]
+    except KeyError:  # its __init__ has not run
+        text = f"{type(server).__name__!r} object has no attribute {name!r}"
+        raise AttributeError(text, name=name, obj=server) from None
+
+
+def _is_late(request: Any) -> bool:
+    handshakes = sys.modules.get("compat.handshakes")
+    return handshakes is not None and type(request) is handshakes.LateSocket
 
 
 def _handle(server: Any, request: Any, client_address: Any) -> None:
@@ -154,13 +180,34 @@ class TCPServer(BaseServer, socketserver.TCPServer):
         _server_activate(self)
 
     def get_request(self) -> Any:
-        listener = self.socket
-        if type(listener) is not socket.socket or listener.gettimeout() is not None:
-            return listener.accept()
+        return _accept(self) if _is_asked(self) else self.socket.accept()
+
+
+def _accept(server: socketserver.TCPServer) -> Any:
+    """Return a connection and its peer, for an engine that knows that somebody waits."""
+    listener = server.socket
+    if type(listener) is socket.socket and listener.gettimeout() is None:
         # What accept() does, but for two enums that it makes only to take them apart again.
         fileno, client_address = listener._accept()  # type: ignore[attr-defined]
         kind = _family(listener), _type(listener), listener.proto
         return socket.socket(*kind, fileno=fileno), client_address
+    if "ssl" in sys.modules and type(listener) is sys.modules["ssl"].SSLSocket:
+        from compat import handshakes  # noqa: PLC0415 - not where there is no TLS
+
+        return handshakes.accept(listener)
+    return listener.accept()
+
+
+def _is_asked(server: socketserver.BaseServer) -> bool:
+    """Whether its engine calls its `get_request`, and not somebody else, who may want to wait.
+
+    Nor the same a second time, for one more: nobody knows whether there is one.
+    """
+    engine = engine_here(server)
+    if engine is None or not engine.asking:
+        return False
+    engine.asking = False
+    return True
 
 
 def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
@@ -174,11 +221,14 @@ def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
 @mirrors(socketserver.UDPServer)
 class UDPServer(socketserver.UDPServer, TCPServer):
     def get_request(self) -> Any:
-        engine = vars(self).get(ENGINE)
-        if engine is None or not engine.asking or engine.thread != get_ident():
-            return _get_datagram(self)
-        data, client_address = self.socket.recvfrom(self.max_packet_size, socket.MSG_DONTWAIT)
-        return (data, self.socket), client_address
+        return _receive(self) if _is_asked(self) else _get_datagram(self)
+
+
+def _receive(server: socketserver.UDPServer) -> Any:
+    """Return a datagram and its sender, for an engine that knows that there is one."""
+    # Unless another process has taken it, or its checksum is wrong.
+    data, client_address = server.socket.recvfrom(server.max_packet_size, socket.MSG_DONTWAIT)
+    return (data, server.socket), client_address
 
 
 @mirrors(socketserver.UnixStreamServer)
@@ -189,3 +239,10 @@ class UnixStreamServer(socketserver.UnixStreamServer, TCPServer):
 @mirrors(socketserver.UnixDatagramServer)
 class UnixDatagramServer(socketserver.UnixDatagramServer, UDPServer):
     pass
+
+
+# What stands behind the methods of ours, if nobody has put another in their place.
+_AT_ONCE: Final[dict[object, Callable[[Any], Any]]] = {
+    vars(TCPServer)["get_request"]: _accept,
+    vars(UDPServer)["get_request"]: _receive,
+}

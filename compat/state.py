@@ -3,25 +3,50 @@
 Two attributes, with names of our own because subclasses use all others.
 """
 
-import os
 import socketserver
-from typing import TYPE_CHECKING, Any, Final
+from threading import get_ident
+from typing import TYPE_CHECKING, Final
 
 from compat.pool import Pool
 
 if TYPE_CHECKING:  # the engine knows this room, not the other way round
     from compat.engine import Engine
 
-__all__ = ("ENGINE", "POOL", "SHUTDOWN_REQUEST", "at_work", "engine_of", "has_actions", "pool_of")
+__all__ = (
+    "ENGINE",
+    "POOL",
+    "SHUTDOWN_REQUEST",
+    "at_work",
+    "engine_here",
+    "engine_of",
+    "engines_of",
+    "pool_of",
+)
 
 ENGINE: Final = "_asyncserver_engine"
 POOL: Final = "_asyncserver_pool"
 SHUTDOWN_REQUEST: Final = "_BaseServer__shutdown_request"  # the standard library's own
 
 
+def engines_of(server: socketserver.BaseServer) -> "tuple[Engine, ...]":
+    """Return all that drive `server` now: one for each `serve_forever` that has not returned."""
+    engines: tuple[Engine, ...] = vars(server).get(ENGINE, ())
+    return engines
+
+
 def engine_of(server: socketserver.BaseServer) -> "Engine | None":
     """Return what drives `server` now, if something does."""
-    return vars(server).get(ENGINE)
+    engines = engines_of(server)
+    return engines[-1] if engines else None
+
+
+def engine_here(server: socketserver.BaseServer) -> "Engine | None":
+    """Return what drives `server` in this thread."""
+    me = get_ident()
+    for engine in vars(server).get(ENGINE, ())[::-1]:
+        if engine.thread == me:
+            return engine  # type: ignore[no-any-return]
+    return None
 
 
 def pool_of(server: socketserver.BaseServer) -> Pool | None:
@@ -35,11 +60,3 @@ def at_work(server: socketserver.BaseServer) -> tuple[int, int | None]:
         return len(server.active_children or ()), server.max_children
     pool = pool_of(server)
     return (0, None) if pool is None else (len(pool.jobs), pool.limit)
-
-
-def has_actions(server: socketserver.BaseServer) -> bool:
-    """Whether `service_actions` does anything that somebody may wait for."""
-    quiet: list[Any] = [socketserver.BaseServer.service_actions]
-    if hasattr(os, "pidfd_open") and isinstance(server, socketserver.ForkingMixIn):
-        quiet.append(socketserver.ForkingMixIn.service_actions)  # the engine reaps
-    return getattr(server.service_actions, "__func__", None) not in quiet

@@ -49,7 +49,7 @@ LEVEL = {
 }
 # The drop-in's rooms, likewise; a room may use those before it.
 COMPAT = (
-    "words", "late", "telling", "turns", "worker", "pool", "waking", "state", "handshakes", "engine", "awaiting", "hosting", "servers",
+    "words", "late", "telling", "turns", "worker", "pool", "waking", "state", "bells", "handshakes", "engine", "awaiting", "hosting", "servers",
     "mixins", "install", "__main__",
 )  # fmt: skip
 # Only these know asyncserver, and of it what a room offers in its `__all__`.

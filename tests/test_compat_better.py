@@ -4,7 +4,6 @@ import contextlib
 import errno
 import itertools
 import os
-import resource
 import select
 import signal
 import socket
@@ -21,16 +20,12 @@ import pytest
 
 import compat
 from asyncserver import SettingError
-from compat import engine, telling, turns
+from compat import telling, turns
 from compat.pool import Job, Pool
+from compat.state import engines_of
 from tests.conftest import TLS
 from tests.test_compat_programs import UpperDatagram
 from tests.test_compat_rows import ANY, Upper, ask, over, serving
-
-
-@pytest.fixture(autouse=True, params=["uvloop", "asyncio"])
-def loop(request, monkeypatch):
-    monkeypatch.setattr(engine, "LOOP", request.param)
 
 
 class Waits(socketserver.StreamRequestHandler):
@@ -164,6 +159,7 @@ client.recv(1)
 def test_idle_threads_do_not_keep_the_process():
     program = """
 from compat.pool import Job, Pool
+from compat.state import engines_of
 pool = Pool("idle")
 job = Job(int, (), daemon=False)
 pool.run(job)
@@ -288,13 +284,58 @@ def test_r21_out_of_descriptors_does_not_spin(monkeypatch, caplog):
     ]
 
 
-def test_listener_closed_while_serving_does_not_spin():
-    with serving(compat.TCPServer(ANY, Upper)) as server:
+def test_r21_each_time_that_descriptors_run_out_is_told_once(caplog):
+    class Server(compat.TCPServer):
+        turns = 0
+        fails = True
+
+        def get_request(self):
+            if self.fails:
+                self.fails = False
+                raise OSError(errno.EMFILE, "no more")
+            return super().get_request()
+
+        def service_actions(self):
+            self.turns += 1
+
+    with serving(Server(ANY, Upper), poll_interval=0.01) as server:
+        for _ in range(2):
+            server.fails = True
+            assert ask(server) == b"HELLO\n"
+            seen = server.turns
+            while server.turns < seen + 3:  # nobody waits any more
+                select.select([], [], [], 0.001)
+    assert [record.message for record in caplog.records] == [
+        "cannot accept: [Errno 24] no more; trying again until it works"
+    ] * 2
+
+
+def test_listener_closed_while_serving_is_asked_once_and_never_again():
+    class Server(compat.TCPServer):
+        asked = turns = 0
+
+        def get_request(self):
+            self.asked += 1
+            return super().get_request()
+
+        def service_actions(self):
+            self.turns += 1
+
+    def several_turns(server: Any) -> None:
+        seen = server.turns
+        while server.turns < seen + 5:
+            select.select([], [], [], 0.001)
+
+    with serving(Server(ANY, Upper), poll_interval=0.01) as server:
         ask(server)
         server.server_close()
-        before = resource.getrusage(resource.RUSAGE_THREAD).ru_utime
-        select.select([], [], [], 0.1)
-        assert resource.getrusage(resource.RUSAGE_THREAD).ru_utime - before < 0.05
+        several_turns(server)
+        asked = server.asked
+        assert asked <= 2
+        (engine,) = engines_of(server)
+        engine.wake()  # as a thread does that has become free
+        several_turns(server)
+        assert server.asked == asked
 
 
 def test_r19_backlog_is_longer_unless_somebody_said_so():
@@ -312,7 +353,6 @@ FORKING = """
 import os, signal, socket, sys, threading, warnings
 import {module} as module
 from compat import engine, telling, turns
-engine.LOOP = "{loop}"
 warnings.simplefilter("error")
 class Handler(module.StreamRequestHandler):
     def handle(self):
@@ -356,7 +396,7 @@ print(os.read(reader, 10).decode())  # server_close may have reaped it, as waitp
 
 
 def test_r17_forking_has_no_threads_no_warnings_and_keeps_to_max_children():
-    program = FORKING.format(module="compat", loop=engine.LOOP)
+    program = FORKING.format(module="compat")
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
         capture_output=True, text=True, timeout=20, check=False,

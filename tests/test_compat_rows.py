@@ -1,6 +1,6 @@
 """What real programs do with `socketserver`, row by row of what was collected from them.
 
-Every test runs on the standard library and on compat, on both loops. A row that compat makes
+Every test runs on the standard library and on compat. A row that compat makes
 better is asserted twice, for each as it is. `C..` are habits of real code, `R..` the places where
 "unchanged" and an event loop could collide.
 """
@@ -26,18 +26,14 @@ from typing import Any
 import pytest
 
 import compat
-from compat import engine
 from tests.conftest import TLS
 
 Module = Any  # `socketserver` or `compat`: the same names
 
 
-@pytest.fixture(params=["standard", "uvloop", "asyncio"])
-def module(request, monkeypatch) -> Module:
-    if request.param == "standard":
-        return socketserver
-    monkeypatch.setattr(engine, "LOOP", request.param)
-    return compat
+@pytest.fixture(params=["standard", "compat"])
+def module(request) -> Module:
+    return socketserver if request.param == "standard" else compat
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ class Hook:
 
     def __init__(self, settings):
         self.home = settings["home"]
-        self.loop = settings["loop"]
         self.threads = settings["threads"]
         self.ours = None
 
@@ -64,7 +63,6 @@ class Hook:
             import compat
             from compat import late
 
-            late.use(self.loop)
             compat.install(threads=self.threads)
             self.ours, self.late = compat, late
             late.hide(self.home)
