@@ -106,7 +106,8 @@ class Packets:
                 self._report(datagram, exc)
             if self._idle is not None or driver.wakeup is None:
                 return  # it had to wait, and runs by itself
-            if (context or untouched) and not _same(context, untouched):
+            # One variable is our own, see Crew; most programs have no other.
+            if len(context) > 1 and not _same(context, untouched):
                 return
             if task._callbacks is not None or task.cancelling() or task.get_name() != name:
                 return

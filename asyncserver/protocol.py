@@ -202,30 +202,38 @@ class StreamProtocol(Driver, asyncio.Protocol):
         So what a handler sends without waiting goes out as one write, one segment, one TLS record.
         """
         self.answered = True
-        if type(data) is bytes and self.stepping and not self._outgoing and len(data) < CORK:
-            self._outgoing = data
-        else:
-            self._write_more(data if type(data) is bytes else octets("send()", data))
+        if self.stepping and type(data) is bytes:
+            held = self._outgoing
+            if type(held) is bytearray:
+                room = self._room - len(data) - PIECE
+                if room > 0 and self.writable:
+                    held += data
+                    self._room = room
+                    return
+            elif not held and len(data) < CORK:
+                self._outgoing = data
+                return
+        self._write_more(data if type(data) is bytes else octets("send()", data))
 
     def _write_more(self, data: bytes | memoryview) -> None:
+        """Write what is not the first of a step, nor one of many small ones."""
         held = self._outgoing
-        if held and self.stepping:
-            if type(held) is not bytearray:
-                self._room -= len(held) + PIECE
-                self._outgoing = held = bytearray(held)
-            held += data
-            self._room = room = self._room - len(data) - PIECE
-            if room > 0 and self.writable:
+        if self.stepping and len(held) + len(data) <= CORK:
+            if not held:
+                self._outgoing = bytes(data)
+                return
+            self._room -= PIECE * (type(held) is bytes) + len(data) + PIECE
+            self._outgoing = bytearray(held) if type(held) is bytes else held
+            self._outgoing += data
+            if self._room > 0 and self.writable:
                 return
             self.spend(BUDGET // 2)
-            self.flush()
-        elif self.stepping and len(data) < CORK:
-            self._outgoing = bytes(data)
-            return
         else:
             self.spend(1 + len(data) // COSTLY)
+            self.flush()
             self._written += len(data)
             self.transport.write(data)
+        self.flush()
         if self.transport.is_closing():  # a handler that never waits would never be told
             self.sendable = False
 

@@ -183,7 +183,7 @@ def _limit(value: Any) -> str:
 def octets(call: str, data: object) -> bytes | memoryview:
     """Return what `len()` counts the bytes of, or say what `call` should have been given."""
     if isinstance(data, str):
-        raise TypeError(f"{call} takes bytes, and this is text: write text.encode()")
+        raise TypeError(f"{call} takes bytes, not str: write text.encode()")
     try:
         view = memoryview(data)  # type: ignore[arg-type] # which is to be found out
     except TypeError:

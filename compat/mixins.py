@@ -37,6 +37,7 @@ WAKE_GRACE: Final = 1.0  # seconds that a handler has to end, after its socket w
 
 _close_threading = socketserver.ThreadingMixIn.server_close
 _collect_children = socketserver.ForkingMixIn.collect_children
+_start_thread = socketserver.ThreadingMixIn.process_request
 _fork = socketserver.ForkingMixIn.process_request
 
 
@@ -86,6 +87,9 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
     close_timeout: float | None = None
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        if not late.engine().can_poll():  # greenlets: what our threads wait in would stop them all
+            _start_thread(self, request, client_address)
+            return
         if self.block_on_close:
             vars(self).setdefault("_threads", Requests())
         job = Job(
