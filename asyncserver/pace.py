@@ -15,8 +15,8 @@ __all__ = ("Pace",)
 # them answered in a turn, which takes 0.2 ms; half as many cost it 3 % more, twice as many save 2 %.
 BUDGET: Final = 128
 COSTLY: Final = 4096  # bytes
-# What all of them have together: 1,000 lines, which take 3 to 5 ms.
-TOGETHER: Final = 2048
+# What all of them have together: 500 to 1,000 lines, which take 2 to 4 ms.
+TOGETHER: Final = 1024
 LEAST: Final = 16
 
 

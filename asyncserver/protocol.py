@@ -93,6 +93,10 @@ class StreamProtocol(Driver, asyncio.Protocol):
         self.received += size
         if size >= COSTLY:
             self.budget -= size // COSTLY
+        elif self.wakeup is not None:
+            # Who waits has let others have their turn; and no loop reads a second time in the same
+            # turn after so short a read, which tells it that the kernel has no more.
+            self.budget = self.pace.budget
         self.buffer.feed(data)
         if self.wakeup is not None:
             self.go_on()

@@ -222,7 +222,7 @@ def test_the_more_are_busy_the_less_each_has():
     assert pace.budget == BUDGET
     for busy, budget in (
         (1, BUDGET),
-        (16, BUDGET),
+        (8, BUDGET),
         (32, TOGETHER // 32),
         (10_000, LEAST),
         (1, BUDGET),
