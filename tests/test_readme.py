@@ -45,6 +45,7 @@ PRINTING = {
     "Moving from socketserver 3": "b'blocking hello\\n'\nb'async hello\\n'\nb'blocking hello\\n'\n",
     "Inside an async program 1": "b'HELLO\\n'\n",
     "Stopping well 1": "b'done one\\n'\nb'done two\\n' ServerState.CLOSED\n",
+    "Stopping well 2": "b'5 bytes\\n'\nb'5 bytes\\n' b''\n",
 }
 ENCRYPTED = "TLS 1"
 # Blocking programs, that run until Ctrl-C.
