@@ -10,7 +10,7 @@ import functools
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from asyncserver.acceptor import BACK_OFF, BATCH, PEER_ERRORS, Acceptor
 from asyncserver.address import Address, PeerAddress, peer_address
@@ -23,6 +23,8 @@ from asyncserver.listeners import Listener, accept_plain, listen, resolve
 from asyncserver.session import Terms
 
 __all__ = ("Doors",)
+
+TLS_COSTS: Final = 4  # times as much as clear text, until the handshake begins
 
 Accept = Callable[[], tuple[socket.socket, Any]]
 
@@ -82,10 +84,11 @@ class Doors:
                     address, hosts, backlog=backlog, mode=mode, reuse_port=reuse_port
                 )
         streams = sum(listener.address.is_stream for listener in self.listeners)
+        together = BATCH // TLS_COSTS if self._terms.tls is not None else BATCH
         for listener in self.listeners:
             if listener.address.is_stream:
                 shared = any(listener.socket is address for address in addresses)
-                self._accept_from(listener, crew, shared=shared, batch=max(1, BATCH // streams))
+                self._accept_from(listener, crew, shared=shared, batch=max(1, together // streams))
             else:
                 await self._receive_from(listener, crew)
 

@@ -8,6 +8,7 @@ import os
 import shlex
 import socket
 import stat
+import tempfile
 import subprocess
 import sys
 import threading
@@ -131,18 +132,20 @@ async def test_directory_that_somebody_has_locked(scheme, directory):
     assert os.listdir(directory) == []
 
 
-async def test_directory_that_cannot_be_read(scheme, directory):
-    os.chmod(directory, 0o733)
+async def test_directory_that_cannot_be_read(scheme):
     user = os.geteuid()
-    if user == 0:
-        os.seteuid(NOBODY)  # root may read everywhere
-    try:
-        async with serving(upper, f"{scheme}://{directory}/s"):
-            assert stat.S_ISSOCK(os.lstat(f"{directory}/s").st_mode)
-        assert not os.path.lexists(f"{directory}/s")
-    finally:
-        os.seteuid(user)
-        os.chmod(directory, 0o700)
+    # Not in $TMPDIR, which may be for its owner only.
+    with tempfile.TemporaryDirectory(prefix="as-", dir="/tmp") as directory:
+        os.chmod(directory, 0o733)
+        if user == 0:
+            os.seteuid(NOBODY)  # root may read everywhere
+        try:
+            async with serving(upper, f"{scheme}://{directory}/s"):
+                assert stat.S_ISSOCK(os.lstat(f"{directory}/s").st_mode)
+            assert not os.path.lexists(f"{directory}/s")
+        finally:
+            os.seteuid(user)
+            os.chmod(directory, 0o700)
 
 
 async def test_nothing_is_left_of_a_path_that_could_not_be_listened_on(directory, monkeypatch):
