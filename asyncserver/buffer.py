@@ -35,7 +35,9 @@ class ReceiveBuffer:
 
     @property
     def size(self) -> int:
-        """How many bytes are pending."""
+        """How many bytes are pending; of a message that is skipped, none."""
+        if self.skipping:
+            return 0
         return len(self._data) - self._start if self._chunk is None else len(self._chunk)
 
     def feed(self, data: bytes) -> None:
@@ -51,6 +53,8 @@ class ReceiveBuffer:
         if chunk is not None and len(chunk) <= size:
             self._chunk = b""
             return chunk
+        if self.skipping:
+            return b""
         self._open()
         return self._cut(min(self._start + size, len(self._data)))
 
@@ -87,6 +91,8 @@ class ReceiveBuffer:
             self._start = self._searched = 0
 
     def _search(self, separator: bytes, limit: int | None) -> bytes | None:
+        if self.skipping:
+            return None
         self._open()
         data = self._data
         if separator != self._sought:

@@ -74,17 +74,23 @@ class Crew:
         """Start the session of an admitted connection."""
         session = Session(sock, peer, self._terms, self._handlers_context.copy())
         self._terms.observers.emit(events.Opened(peer))
-        if self._loop.get_task_factory() is None:
-            task = asyncio.Task(
-                session.coroutine(self._pace), loop=self._loop, context=session.context, **EAGERLY
-            )
-        else:  # a tracer's, perhaps
-            task = self._loop.create_task(session.coroutine(self._pace), context=session.context)
+        try:
+            task = self._make_task(session)
+        except BaseException:  # a task factory's
+            session.release()
+            self._gate.leave(session.host)
+            raise
         self._sessions[task] = session
         task.add_done_callback(self._on_end, context=self._context)
         if self._going_home is not None:
             self._going_home += 1
             self._tell(session)
+
+    def _make_task(self, session: Session) -> "asyncio.Task[None]":
+        coroutine, context = session.coroutine(self._pace), session.context
+        if self._loop.get_task_factory() is None:
+            return asyncio.Task(coroutine, loop=self._loop, context=context, **EAGERLY)
+        return self._loop.create_task(coroutine, context=context)  # a tracer's, perhaps
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         """Give back what a session held. The one place where a slot is released."""
@@ -134,6 +140,15 @@ class Crew:
         if self._watch is not None:
             self._watch.cancel()
         return events.Drained(self._going_home - cancelled - aborted, cancelled, aborted)
+
+    def cut_off(self) -> None:
+        """Close all connections and cancel all tasks, and wait for none."""
+        if self._watch is not None:
+            self._watch.cancel()
+        for task in self._tasks():
+            task.cancel()
+        for session in self:
+            session.abort()
 
     def _tasks(self) -> Collection[asyncio.Task[Any]]:
         return [*self._sessions, *self.packets.waiting]

@@ -27,6 +27,8 @@ class Watched(Protocol):
     @property
     def message(self) -> int | None: ...
     @property
+    def sent(self) -> int: ...
+    @property
     def moved(self) -> int: ...
     @property
     def unsent(self) -> int: ...
@@ -44,7 +46,8 @@ def overdue(watched: Watched, timeouts: Timeouts, now: float) -> Deadline | None
     unsent = watched.unsent
     if unsent:
         watched.looked = now
-        return "write" if _still(watched, -unsent, timeouts.write, now) else None
+        # Negative, so that it is never taken for what has moved.
+        return "write" if _still(watched, unsent - watched.sent - 1, timeouts.write, now) else None
     if not watched.reading:
         watched.since = watched.looked = now
         return None

@@ -74,6 +74,7 @@ class Driver(Coroutine[Any, Any, Any]):
         self.task = None  # type: ignore[assignment] # nothing is driven yet
         self.wakeup: Callable[..., object] | None = None
         self._cancelled: asyncio.CancelledError | None = None
+        self._asyncio_future_blocking: bool | None = None  # for whoever asks whether it is a future
         self._next: object = NOTHING  # what the task shall await, or an exception that it shall get
 
     def drive(self, coroutine: Coroutine[Any, Any, object], context: Context) -> Self:

@@ -9,9 +9,9 @@ tell where a message ends, so a drain ends a loop over lines or chunks only wher
   nothing has to be;
 - and nothing is buffered.
 
-One case is left that may be either: something was read and answered, and then a loop has begun that
-has taken nothing. It ends, but the handler can send nothing any more, so that it cannot confirm what
-it has not got.
+Two cases are left that may be either: something was read and answered, and then a loop has begun that
+has taken nothing; and a loop over chunks, which are no messages. They end, but the handler can send
+nothing any more, so that it cannot confirm what it has not got.
 
 `lines(messages=True)` says that every line is a message, `lines(messages=False)` that none is, and
 `idle()` asks where the handler itself knows that it is between two.
@@ -38,10 +38,13 @@ class Loop:
 
     Attributes:
         outermost: it does not stand inside another one of the same connection.
+        confirms: what it gives are messages, so that its end does not cut one short.
 
     """
 
     __slots__ = ("_begin", "_ends", "_limit", "_messages", "_protocol", "outermost")
+
+    confirms: bool
 
     def __init__(
         self, ends: Ends, protocol: StreamProtocol, limit: int | None, *, messages: bool | None
@@ -61,28 +64,27 @@ class Loop:
     def __aiter__(self) -> Self:
         return self
 
-    def _over(self) -> bool:
-        """Whether this is the end: the drain's, or the peer's in good order."""
+    def _may_leave(self) -> bool:
+        """Whether this is the place to stop, since the server drains."""
         protocol = self._protocol
-        if protocol.leaving and not protocol.buffer.size and self._may_stop():
-            if 0 < self._begin == protocol.received and not self._messages:
-                self._ends.mute()  # something was read, and nothing since this has begun
-            return True
-        if protocol.ended:
-            self._ends.check_nothing_left()
-            return True
-        return False
-
-    def _may_stop(self) -> bool:
+        if protocol.buffer.size or not protocol.leaving:
+            return False
         if self._messages is not None:
             return self._messages
-        return self.outermost and self._protocol.answered
+        return self.outermost and protocol.answered
+
+    def _leave(self) -> None:
+        """Stop; unless what the loop gives are messages, nothing can be confirmed behind it."""
+        nothing_taken = 0 < self._begin == self._protocol.received
+        if not self.confirms or (nothing_taken and not self._messages):
+            self._ends.mute()
 
 
 class Lines(Loop):
     """A loop over lines."""
 
     __slots__ = ()
+    confirms = True
 
     async def __anext__(self) -> bytes:
         protocol = self._protocol
@@ -92,7 +94,13 @@ class Lines(Loop):
             budget = protocol.budget - 1
         protocol.budget = budget
         while (line := protocol.buffer.take_until(b"\n", self._limit)) is None:
-            if (protocol.finishing or protocol.ended) and self._over():
+            if protocol.finishing and self._may_leave():
+                if await protocol.hears_nothing() and self._may_leave():
+                    self._leave()
+                    raise StopAsyncIteration
+                continue
+            if protocol.ended:
+                self._ends.check_nothing_left()
                 raise StopAsyncIteration
             await protocol.more()
         protocol.answered = False
@@ -103,6 +111,7 @@ class Chunks(Loop):
     """A loop over whatever comes."""
 
     __slots__ = ()
+    confirms = False
 
     async def __anext__(self) -> bytes:
         protocol = self._protocol
@@ -112,7 +121,13 @@ class Chunks(Loop):
             budget = protocol.budget - 1
         protocol.budget = budget
         while not protocol.buffer.size:
-            if (protocol.finishing or protocol.ended) and self._over():
+            if protocol.finishing and self._may_leave():
+                if await protocol.hears_nothing() and self._may_leave():
+                    self._leave()
+                    raise StopAsyncIteration
+                continue
+            if protocol.ended:
+                self._ends.check_nothing_left()
                 raise StopAsyncIteration
             await protocol.more()
         protocol.answered = False

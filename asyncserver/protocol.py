@@ -20,6 +20,7 @@ __all__ = ("StreamProtocol",)
 
 CORK: Final = 65_536  # bytes that a handler may send in one step before they go to the transport,
 PIECE: Final = 1024  # of which each send() takes so many, beside its own
+TURNS_TO_READ: Final = 2  # of the loop: one may be in the middle of reading already
 
 
 class StreamProtocol(Driver, asyncio.Protocol):
@@ -36,7 +37,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
         whole: and the peer has said so: what came is all that it wanted to send.
         finishing: the server is closing, so that between two messages is the place to stop,
         spared: but not before the first one: it has just connected.
-        answered: nothing was taken by an iteration that has not been followed by a `write`.
+        answered: what was read last has been followed by a `write` of the handler's own task.
         iterating: an iteration goes on, so that another one stands inside its body.
         messages: blocks of `async with connection.message()` that are open.
         consumed: where the message begins that such a block is about, in bytes of the stream.
@@ -186,6 +187,16 @@ class StreamProtocol(Driver, asyncio.Protocol):
         self._reader = reader = self.loop.create_future()
         return reader
 
+    async def hears_nothing(self) -> bool:
+        """Whether nothing comes of what the kernel holds by now: the loop is given time to read it."""
+        before = self.received
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+        for _ in range(TURNS_TO_READ):
+            await turn
+        return self.received == before
+
     async def flow(self) -> None:
         """Wait until a sender may go on: in a turn of its own, when the transport takes more."""
         if self.budget <= 0:
@@ -205,7 +216,6 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
         So what a handler sends without waiting goes out as one write, one segment, one TLS record.
         """
-        self.answered = True
         if self.stepping and type(data) is bytes:
             held = self._outgoing
             if type(held) is bytearray:
@@ -213,14 +223,21 @@ class StreamProtocol(Driver, asyncio.Protocol):
                 if room > 0 and self.writable:
                     held += data
                     self._room = room
+                    self.answered = True
                     return
-            elif not held and len(data) < CORK:
+            elif not held and data and len(data) < CORK:
                 self._outgoing = data
+                self.answered = True
                 return
         self._write_more(data if type(data) is bytes else octets("send()", data))
 
     def _write_more(self, data: bytes | memoryview) -> None:
         """Write what is not the first of a step, nor one of many small ones."""
+        if not len(data):
+            self.spend(1)
+            return
+        if self.stepping:  # what other tasks send is no answer of the handler's
+            self.answered = True
         held = self._outgoing
         if self.stepping and len(held) + len(data) <= CORK:
             if not held:
@@ -236,7 +253,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
             self.spend(1 + len(data) // COSTLY)
             self.flush()
             self._written += len(data)
-            self.transport.write(data)
+            self.transport.write(bytes(data))  # the caller may use a buffer of his again
         self.flush()
         if self.transport.is_closing():  # a handler that never waits would never be told
             self.sendable = False

@@ -186,7 +186,9 @@ class Reader:
         protocol = self._protocol
         while not protocol.buffer.size:
             if protocol.leaving:
-                return False
+                if await protocol.hears_nothing():
+                    return False
+                continue
             if protocol.ended:
                 self._check_orderly_end()
                 return False

@@ -219,7 +219,8 @@ class Server:
         self.begin_close(0)
 
     async def wait_closed(self) -> None:
-        """Wait until somebody has closed it."""
+        """Wait until somebody has closed it. Raises `ServerStateError` on another event loop."""
+        self._check_loop()
         await self._closed.wait()
 
     async def __aenter__(self) -> Self:
@@ -249,6 +250,7 @@ class Server:
 
         """
         check_grace(grace)
+        self._check_loop()
         if self._state is ServerState.NEW:
             self._state = advance(self._state, ServerState.CLOSED)
             self._close_adopted()
@@ -260,26 +262,37 @@ class Server:
 
     def _begin_to_drain(self, grace: float | None) -> None:
         loop, crew = asyncio.get_running_loop(), self._crew
-        if loop is not self._loop or crew is None:
-            raise ServerStateError(
-                "this server runs on another event loop: write"
-                " loop.call_soon_threadsafe(server.begin_close, grace), with that loop"
-            )
+        assert crew is not None
         self._state = advance(self._state, ServerState.DRAINING)
         self._drain = Drain(self._terms.timeouts.cleanup)
         self._drain.shorten(grace)
         self._doors.stop(empty=grace != 0)
         self._emit(events.Draining(self._gate.inside, grace))
         self._closing.set()
-        self._closer = loop.create_task(self._finish(crew, self._drain))
+        self._closer = asyncio.Task(self._finish(crew, self._drain), loop=loop)  # no factory's
 
     async def _finish(self, crew: Crew, drain: Drain) -> None:
-        drained = await crew.go_home(drain, functools.partial(self._doors.last_guests, crew))
-        self._doors.close()
-        await asyncio.sleep(0)  # transports that were aborted close their sockets now
-        self._state = advance(self._state, ServerState.CLOSED)
+        try:
+            drained = await crew.go_home(drain, functools.partial(self._doors.last_guests, crew))
+            self._doors.close()
+            await asyncio.sleep(0)  # transports that were aborted close their sockets now
+        except asyncio.CancelledError:  # by somebody who cancels all tasks that there are
+            crew.cut_off()
+            self._doors.close()
+            raise
+        finally:
+            self._state = advance(self._state, ServerState.CLOSED)
+            self._closed.set()
         self._emit(drained)
-        self._closed.set()
+
+    def _check_loop(self) -> None:
+        """Raise, if it serves on another event loop than the one that is running here."""
+        runs = self._state in {ServerState.SERVING, ServerState.DRAINING}
+        if runs and asyncio._get_running_loop() is not self._loop:
+            raise ServerStateError(
+                "this server runs on another event loop: write"
+                " loop.call_soon_threadsafe(server.begin_close, grace), with that loop"
+            )
 
     def _check(self, address: Address) -> None:
         """Raise, if the handler or the settings cannot serve this address."""

@@ -59,6 +59,7 @@ LONGEST = 300  # lines, of which many are docstrings
 LONGER = {
     "cli": "one table of all settings, and the words of its help",
     "protocol": "what the transport calls from below, and what the connection asks from above",
+    "server": "what can be seen of it beside its life",
     "session": "three kinds of handlers, each with its own way to open",
     "tls": "both faces of a layer: a transport's and a protocol's methods",
 }

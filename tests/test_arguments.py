@@ -152,6 +152,29 @@ async def test_all_bytes_of_what_has_bytes_are_sent(item, sent, url):
         assert await reader.read() == sent
 
 
+async def test_a_buffer_may_be_used_again_when_it_was_sent():
+    size = 4_000_000
+    async with pair(TCP, limits=Limits(write_buffer=2**20)) as (connection, reader, _):
+        data = bytearray(b"A" * size)
+        reading = asyncio.create_task(reader.readexactly(size))
+        await connection.send(data)
+        data[:] = b"B" * size
+        data.clear()
+        assert await reading == b"A" * size
+
+
+async def test_what_is_left_of_a_dropped_message_is_not_read():
+    async with pair(TCP, limits=Limits(line=10)) as (connection, _, writer):
+        writer.write(b"x" * 20 + b"\r")
+        while connection.bytes_received < 21:
+            await asyncio.sleep(0)
+        with pytest.raises(LineTooLongError):
+            await connection.readuntil(b"\r\n")
+        writer.write(b"\nnext\r\n")
+        assert await connection.read(4) == b"next"
+        assert await connection.readuntil(b"\r\n") == b"\r\n"
+
+
 @pytest.mark.parametrize("item", ["text", 5, None, [1, 2]])
 async def test_what_has_no_bytes_is_refused_by_name(item, url):
     async with pair(url) as (connection, reader, _):

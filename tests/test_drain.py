@@ -1,6 +1,7 @@
 """A drain loses nobody whom the kernel has let in, and cuts no message short."""
 
 import asyncio
+import contextlib
 import errno
 import socket
 import struct
@@ -231,6 +232,53 @@ async def test_bytes_that_came_during_a_stall_count_as_first_words(recorder):
     await closing
 
 
+@pytest.mark.parametrize("how", ["lines", "idle"])
+async def test_all_that_came_in_time_is_answered_however_it_was_read(how, url):
+    count = 20_000  # messages of 64 bytes: several reads, each of which ends between two messages
+
+    async def handler(connection):
+        if how == "idle":
+            while await connection.idle():
+                await connection.send((await connection.readexactly(64))[-1:])
+        else:
+            async for line in connection.lines():
+                await connection.send(line[-1:])
+
+    async with serving(handler, url) as server:
+        client = dial(server.addresses[0])
+        with contextlib.suppress(OSError):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * 2**20)
+        client.setblocking(False)
+        line, sent = b"x" * 63 + b"\n", 0
+        with contextlib.suppress(BlockingIOError):
+            while sent < count * 64:
+                sent += client.send((line * count)[sent:])
+        if sent % 64:
+            await asyncio.get_running_loop().sock_sendall(client, line[sent % 64 :])
+        server.begin_close(grace=20)
+        assert len(await answer(client)) == -(-sent // 64)
+        await server.wait_closed()
+
+
+async def test_who_cancels_all_tasks_closes_the_server(url, recorder):
+    async def forever(connection):
+        await asyncio.Event().wait()
+
+    server = Server(forever, url, "udp://127.0.0.1:0", observers=[recorder])
+    await server.start()
+    client = dial(server.addresses[0])
+    await recorder.wait_for(Opened)
+    server.begin_close(grace=None)
+    await asyncio.sleep(0)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await server.close()
+    assert server.state is ServerState.CLOSED
+    client.close()
+
+
 # -- where a message ends --------------------------------------------------------------------------
 
 
@@ -455,6 +503,50 @@ async def test_a_handler_that_may_be_inside_a_message_can_confirm_nothing(url, r
         assert await reader.read() == b""
     assert stored == [[]]
     assert server.stats.handler_errors == 0
+
+
+async def test_a_chunk_is_no_message(url, recorder):
+    stored = []
+
+    async def upload_with_progress(connection):
+        async for chunk in connection:
+            stored.append(chunk)
+            await connection.send(b"%d;" % len(chunk))
+        await connection.send(b"201 created\r\n")
+
+    server = Server(upload_with_progress, url, observers=[recorder])
+    await server.start()
+    async with connect(server.addresses[0]) as (reader, writer):
+        writer.write(b"half of it")
+        assert await reader.readexactly(3) == b"10;"
+        await server.close(grace=20)
+        assert await reader.read() == b""
+
+
+async def test_what_another_task_sends_is_no_answer(recorder):
+    async def handler(connection):
+        async def ping():
+            await connection.send(b"ping")
+
+        body = []
+        async for line in connection.lines():
+            body.append(line)
+            await asyncio.create_task(ping())
+        await connection.send(b"%d lines" % len(body))
+
+    server = Server(handler, TCP, observers=[recorder])
+    await server.start()
+    async with connect(server.addresses[0]) as (reader, writer):
+        writer.write(b"one\n")
+        assert await reader.readexactly(4) == b"ping"
+        closing = asyncio.create_task(server.close(grace=20))
+        await recorder.wait_for(Draining)
+        for _ in range(8):
+            await asyncio.sleep(0)
+        writer.write(b"two\n")
+        writer.write_eof()
+        assert await reader.read() == b"ping2 lines"
+        await closing
 
 
 async def test_a_loop_that_was_left_makes_room_for_the_next(url, recorder):

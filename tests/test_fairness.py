@@ -77,6 +77,22 @@ async def test_a_peer_that_pipelines_has_a_budget_a_turn(read, encrypted, tls: T
     assert turns.most <= 2 * TURN_OF_LINES
 
 
+async def test_sending_nothing_is_paid_for_too():
+    turns = Turns()
+
+    async def handler(connection):
+        for _ in range(FLOOD):
+            await connection.send(b"")
+            turns.count()
+        await connection.send(b"done")
+
+    async with serving(handler, "tcp://127.0.0.1:0") as server:
+        async with connect(server.addresses[0]) as (reader, _):
+            assert await reader.read() == b"done"
+    turns.stop()
+    assert turns.most <= 2 * BUDGET
+
+
 @pytest.mark.parametrize("size", [1, 4096, 100_000])
 async def test_a_handler_that_only_sends_has_a_budget_a_turn(size, url):
     turns = Turns()

@@ -77,6 +77,7 @@ class Watched:
     opened: float = 0.0
     reading: bool = False
     moved: int = 0
+    sent: int = 0
     unsent: int = 0
     message: int | None = None
     begun: int | None = None
@@ -143,7 +144,9 @@ def test_only_what_the_peer_takes_starts_the_write_deadline_again():
     for now in range(4):
         watched.moved += 1000  # it talks and talks
         assert overdue(watched, TIMEOUTS, float(now)) is None
-    watched.unsent = 99
+    watched.sent, watched.unsent = 50, 150  # more is waiting, and nothing has left
+    assert overdue(watched, TIMEOUTS, 3.5) is None
+    watched.unsent = 149
     assert overdue(watched, TIMEOUTS, 4.0) is None
     assert overdue(watched, TIMEOUTS, 8.5) is None
     assert overdue(watched, TIMEOUTS, 9.0) == "write"

@@ -8,9 +8,9 @@ import os
 import shlex
 import socket
 import stat
-import tempfile
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
