@@ -6,7 +6,6 @@ of the program find it too; see `startup/sitecustomize.py`.
 """
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -77,13 +76,8 @@ def _environment(threads: int | None) -> dict[str, str]:
     environment = {name: os.environ[name] for name in names}
     path = [each for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each != STARTUP]
     environment["PYTHONPATH"] = os.pathsep.join([STARTUP, *(path if path != [""] else [])])
-    environment["ASYNCSERVER_COMPAT"] = json.dumps(
-        {
-            "home": HOME,
-            "threads": threads,
-            "python": [sys.prefix, *sys.version_info[:2]],
-        }
-    )
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    environment["ASYNCSERVER_COMPAT"] = "\n".join([HOME, str(threads or ""), sys.prefix, python])
     return environment
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from compat import bells
+from compat import bells, late
 from compat.state import ENGINE, POOL, SHUTDOWN_REQUEST, at_work, engines_of
 
 if TYPE_CHECKING:  # needs `ssl`, which a program without TLS does without
@@ -120,6 +120,7 @@ class Engine:
             else:
                 vars(self.server).pop(ENGINE, None)
         self._let_go()
+        self._callbacks.clear()  # or they would keep us, and the server, until somebody collects
         return all(each.thread == self.thread for each in others)
 
     # -- from other threads and signal handlers ------------------------------------------------
@@ -173,9 +174,7 @@ class Engine:
                 raise BlockingIOError  # another thread has taken it: accept() would block
             if not put_off or "ssl" not in sys.modules:
                 return get_request()
-            from compat import handshakes  # noqa: PLC0415 - not where there is no TLS
-
-            return handshakes.put_off(get_request, getattr(self.server, "socket", None))
+            return late.handshakes().put_off(get_request, getattr(self.server, "socket", None))
         finally:
             self.asking = False
             if turnstile is not None:
@@ -187,9 +186,7 @@ class Engine:
 
     def park(self, request: "LateSocket", go_on: Callable[[], object]) -> None:
         """Call `go_on` when `request` has shaken hands."""
-        from compat.handshakes import Handshake  # noqa: PLC0415 - not where there is no TLS
-
-        handshake = Handshake(request, go_on)
+        handshake = late.handshakes().Handshake(request, go_on)
         self._parked[handshake] = None
         self._shake_hands(handshake)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import logging
 
 __all__ = (
-    "awaiting", "engine", "hide", "logger", "prepare", "show", "stop_watching_flags", "tell_rest",
+    "awaiting", "engine", "handshakes", "hide", "logger", "prepare", "show", "stop_watching_flags", "tell_rest",
     "telling",
 )  # fmt: skip
 
@@ -40,6 +40,13 @@ def engine() -> Any:
     """Return the module of that name."""
     with _at_home():
         return importlib.import_module("compat.engine")
+
+
+@functools.cache
+def handshakes() -> Any:
+    """Return the module of that name, which needs `ssl`: only where there is TLS."""
+    with _at_home():
+        return importlib.import_module("compat.handshakes")
 
 
 @functools.cache

@@ -117,6 +117,7 @@ class Pool:
         """Begin anew, in a child process that has one thread only."""
         self._lock = threading.RLock()
         self._idle, self._bells = [], []
+        self._keeps = False  # the thread that has survived shall not wait for more, unless it comes
         jobs, self.jobs = self.jobs, set()
         for job in jobs:
             if job.ident != threading.get_ident() and job.is_alive():

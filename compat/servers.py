@@ -153,8 +153,9 @@ def _attribute(server: socketserver.BaseServer, name: str) -> Any:
 
 
 def _is_late(request: Any) -> bool:
-    handshakes = sys.modules.get("compat.handshakes")
-    return handshakes is not None and type(request) is handshakes.LateSocket
+    if not late.handshakes.cache_info().currsize:
+        return False
+    return type(request) is late.handshakes().LateSocket
 
 
 def _handle(server: Any, request: Any, client_address: Any) -> None:
@@ -192,9 +193,7 @@ def _accept(server: socketserver.TCPServer) -> Any:
         kind = _family(listener), _type(listener), listener.proto
         return socket.socket(*kind, fileno=fileno), client_address
     if "ssl" in sys.modules and type(listener) is sys.modules["ssl"].SSLSocket:
-        from compat import handshakes  # noqa: PLC0415 - not where there is no TLS
-
-        return handshakes.accept(listener)
+        return late.handshakes().accept(listener)
     return listener.accept()
 
 

@@ -6,6 +6,7 @@ one kind (the same exception, from the same line) only some are printed in a sec
 counted.
 """
 
+import os
 import sys
 import threading
 import time
@@ -18,9 +19,18 @@ PER_SECOND: Final = 10  # of one kind
 KINDS: Final = 100  # that are remembered
 LINE: Final = "-" * 40
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may close a server in between
 _kinds: dict[Any, tuple[float, int]] = {}  # since when, and how many since
 _left_out = 0
+
+
+def _forget_lock() -> None:
+    """Have a new one, in a child process: another thread of the parent's may have held it."""
+    global _lock  # noqa: PLW0603 - the process is one
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_lock)
 
 
 def tell(client_address: Any) -> None:

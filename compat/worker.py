@@ -57,9 +57,12 @@ class Job(threading.Thread):
         deadline = None if timeout is None else time.monotonic() + timeout
         bell: SimpleQueue[None] = SimpleQueue()
         self._bells.append(bell)
-        if self._alive:  # asked after the bell hangs, so that it rings for this one as well
-            with contextlib.suppress(Empty):
-                bell.get(timeout=_left(deadline))
+        try:
+            if self._alive:  # asked after the bell hangs, so that it rings for this one as well
+                with contextlib.suppress(Empty):
+                    bell.get(timeout=_left(deadline))
+        finally:
+            self._bells.remove(bell)
         if not self._alive and self.ends_thread and self.worker is not None:
             self.worker.join(_left(deadline))
 
@@ -75,7 +78,7 @@ class Job(threading.Thread):
         """Let go whoever joins."""
         self.target, self.args = None, ()  # an idle thread holds nobody's request
         self._alive = False
-        for bell in self._bells:
+        for bell in tuple(self._bells):
             bell.put(None)
 
     def call(self) -> None:

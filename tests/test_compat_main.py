@@ -225,10 +225,9 @@ def test_settings_reach_the_program_and_its_children(place):
 def test_another_python_among_the_children_is_left_alone(place):
     (place / "is_ours.py").write_text(IS_OURS)
     (place / "parent.py").write_text(
-        "import json, os, subprocess, sys\n"
-        "settings = json.loads(os.environ['ASYNCSERVER_COMPAT'])\n"
-        "settings['python'] = ['/another', 3, 6]\n"
-        "os.environ['ASYNCSERVER_COMPAT'] = json.dumps(settings)\n"
+        "import os, subprocess, sys\n"
+        "settings = os.environ['ASYNCSERVER_COMPAT'].split('\\n')\n"
+        "os.environ['ASYNCSERVER_COMPAT'] = '\\n'.join([*settings[:2], '/another', '3.6'])\n"
         "subprocess.call([sys.executable, 'is_ours.py'])\n"
     )
     ended = python(place, "-m", "compat", "parent.py")
@@ -325,3 +324,35 @@ def test_pytest_has_nothing_to_warn_of(place):
 def test_importing_compat_imports_nothing_that_only_serving_needs(module, place):
     code = f"import sys, compat; print({module!r} in sys.modules)"
     assert python(place, "-c", code).stdout == "False\n"
+
+
+def test_a_program_with_a_compat_of_its_own_serves_tls(place, tls):
+    (place / "inside" / "compat.py").write_text("mine = True\n")
+    (place / "inside" / "program.py").write_text(
+        "import compat, socket, socketserver, ssl, threading\n"
+        "assert compat.mine\n"
+        "context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n"
+        f"context.load_cert_chain({tls.certificate!r}, {tls.key!r})\n"
+        "class Upper(socketserver.StreamRequestHandler):\n"
+        "    def handle(self):\n"
+        "        self.wfile.write(self.rfile.readline().upper())\n"
+        "server = socketserver.ThreadingTCPServer(('127.0.0.1', 0), Upper)\n"
+        "server.socket = context.wrap_socket(server.socket, server_side=True)\n"
+        "threading.Thread(target=server.serve_forever).start()\n"
+        f"client = ssl.create_default_context(cafile={tls.authority!r})\n"
+        "with socket.create_connection(server.server_address, 10) as below:\n"
+        "    with client.wrap_socket(below, server_hostname='localhost') as sock:\n"
+        "        sock.sendall(b'hello\\n')\n"
+        "        print(sock.recv(100))\n"
+        "server.shutdown()\n"
+        "server.server_close()\n"
+    )
+    ended = python(place, "-m", "compat", "inside/program.py", environment={"PYTHONPATH": ROOT})
+    assert ended.stdout == "b'HELLO\\n'\n", ended.stderr
+
+
+def test_a_module_that_is_called_as_one_of_pythons_is_found(place):
+    (place / "json.py").write_text("mine = True\n")
+    (place / "program.py").write_text("import json, socketserver\nprint(json.mine)\n")
+    ended = python(place, "-m", "compat", "program.py", environment={"PYTHONPATH": ROOT})
+    assert ended.stdout == "True\n", ended.stderr

@@ -5,7 +5,6 @@ children that serve nothing, it costs nothing; what the program sees is what it 
 May be read by any Python, since children may be of another one; knows the standard library only.
 """
 
-import json
 import os
 import sys
 from importlib.machinery import ModuleSpec
@@ -18,14 +17,16 @@ class Hook:
     """Looks for `socketserver`, and for `compat`, as the import system asks all that stand in line."""
 
     def __init__(self, settings):
-        self.home = settings["home"]
-        self.threads = settings["threads"]
+        self.home, threads = settings
+        self.threads = int(threads) if threads else None
         self.ours = None
 
     def find_spec(self, name, path=None, target=None):
         if name == "compat" and self.ours is not None:
             return self.find_compat()
         if name == PYTHON_2:
+            if self.ask_others(name) is not None:
+                return None  # the program's own
             import socketserver
 
             sys.modules.pop(
@@ -48,7 +49,8 @@ class Hook:
 
     def ask_others(self, name):
         for finder in sys.meta_path:
-            spec = finder.find_spec(name, None) if finder is not self else None
+            ask = getattr(finder, "find_spec", None)  # which very old ones have not
+            spec = ask(name, None) if ask is not None and finder is not self else None
             if spec is not None:
                 return spec
         return None
@@ -116,9 +118,10 @@ def leave_no_trace():
 
 def start():
     """Stand in line, if this is the Python that the settings are for."""
-    settings = json.loads(os.environ.get(VARIABLE, "null"))
-    if settings and settings["python"] == [sys.prefix] + list(sys.version_info[:2]):
-        sys.meta_path.insert(0, Hook(settings))
+    # Lines, since a module for anything better might be what the program has one of its own of.
+    settings = os.environ.get(VARIABLE, "").split("\n")
+    if settings[2:] == [sys.prefix, "%d.%d" % sys.version_info[:2]]:
+        sys.meta_path.insert(0, Hook(settings[:2]))
 
 
 if __name__ == "sitecustomize":
