@@ -38,6 +38,7 @@ logger = logging.getLogger("asyncserver")
 BACK_OFF: Final = 0.1  # seconds of pause when the system is out; most tries would go to waste
 LOOK_AWAY: Final = 0.05  # seconds, when the bell rings for somebody else
 POLL_INTERVAL: Final = 0.5  # seconds, as serve_forever has it
+WITHOUT_LIMIT: Final = 500  # milliseconds of it, where nothing else is to be done then
 OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -222,8 +223,13 @@ class Engine:
         accepting, timed = self._accepting, self._later or self._parked
         self._waits = True
         # Who calls before we wait sets a flag, and who calls after that rings the bell.
-        ready = self._poll.poll(0 if self._called else self._rest() if timed else self._tick)
+        limit = 0 if self._called else self._rest() if timed else self._tick
+        # A signal that another thread has received does not interrupt this one: what handles it runs
+        # when we look up, which without an interval would be never.
+        ready = self._poll.poll(WITHOUT_LIMIT if limit is None else limit)
         self._waits = False
+        if limit is None and not ready and not self._called:
+            return
         if self._called:
             self._called = False
             self._resume()
