@@ -1071,7 +1071,7 @@ import os, threading
 server = module.TCPServer(("127.0.0.1", 0), None)
 thread = threading.Thread(target=server.serve_forever, args=(None,))
 thread.start()
-while not vars(server).get("_asyncserver_engine"):
+while not any(engine._waits for engine in vars(server).get("_asyncserver_engine", ())):
     pass
 pid = os.fork()
 if not pid:
