@@ -26,7 +26,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from compat import bells, late
-from compat.state import ENGINE, POOL, SHUTDOWN_REQUEST, at_work, engines_of
+from compat.state import ENGINE, POOL, SHUTDOWN_REQUEST, at_work, engines_of, limit_of
 
 if TYPE_CHECKING:  # needs `ssl`, which a program without TLS does without
     from compat.handshakes import Handshake, LateSocket
@@ -378,9 +378,14 @@ class Engine:
 
 
 def check_limit(server: socketserver.BaseServer) -> None:
-    """Raise `SettingError` if nobody would ever be served."""
+    """Raise `SettingError` if nobody would ever be served.
+
+    Not for a class of the standard library's that `install` has changed: there the name is the program's
+    own, and may mean anything.
+    """
     limit = getattr(server, "max_threads", None)
-    if isinstance(server, socketserver.ThreadingMixIn) and limit is not None and limit < 1:
+    ours = any(each.__module__ == "compat" for each in type(server).__mro__)
+    if ours and isinstance(server, socketserver.ThreadingMixIn) and limit_of(server) != limit:
         from asyncserver.errors import SettingError  # noqa: PLC0415 - all else does without asyncio
 
         raise SettingError(f"max_threads is {limit!r}: write at least 1, or None for no limit")

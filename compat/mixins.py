@@ -15,7 +15,7 @@ from typing import Any, Final
 from compat import late
 from compat.pool import Job, Pool, join_all
 from compat.servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
-from compat.state import POOL, engine_here, engine_of, pool_of
+from compat.state import POOL, engine_here, engine_of, limit_of, pool_of
 from compat.waking import wake
 from compat.words import mirrors
 
@@ -96,7 +96,7 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
             self.process_request_thread, (request, client_address), daemon=self.daemon_threads
         )
         self._threads.append(job)  # type: ignore[attr-defined]
-        run_in_pool(self, job, self.max_threads, self.max_idle_threads)
+        run_in_pool(self, job, limit_of(self), self.max_idle_threads)
 
     def server_close(self) -> None:
         requests = vars(self).get("_threads")

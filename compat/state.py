@@ -20,6 +20,7 @@ __all__ = (
     "engine_here",
     "engine_of",
     "engines_of",
+    "limit_of",
     "pool_of",
 )
 
@@ -52,6 +53,12 @@ def engine_here(server: socketserver.BaseServer) -> "Engine | None":
 def pool_of(server: socketserver.BaseServer) -> Pool | None:
     """Return the threads of `server`, if it has had any."""
     return vars(server).get(POOL)
+
+
+def limit_of(server: object) -> int | None:
+    """Return `max_threads`, if that is a number of threads."""
+    limit = getattr(server, "max_threads", None)
+    return limit if type(limit) is int and limit >= 1 else None
 
 
 def at_work(server: socketserver.BaseServer) -> tuple[int, int | None]:

@@ -687,3 +687,12 @@ def test_handler_that_was_woken_has_a_moment_to_finish(caplog):
             server.server_close()
             assert finished.is_set()
     assert not caplog.records
+
+
+def test_a_programs_own_max_threads_means_what_it_means_to_the_program():
+    class Server(socketserver.ThreadingTCPServer):
+        max_threads = 0
+        daemon_threads = True
+
+    with compat.installed(), Server(ANY, Upper) as server, serving(server):
+        assert ask(server) == b"HELLO\n"
