@@ -6,4 +6,6 @@ load        the clients, in one more process
 measure     pairs of servers, in turns, several rounds
 report      a table, a JSON file, charts
 hostile     not about speed: clients that misbehave, for a minute
+fairness    nor this: how long others wait while some take all that they are given
+flood       the clients of that; its servers are `peers.fair`
 """
