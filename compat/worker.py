@@ -158,7 +158,12 @@ class Worker:
                 if not self._do(job):
                     return
                 del job  # or an idle thread would hold it
-                job = self._next()
+                try:
+                    job = self._next()
+                except (
+                    BaseException
+                ):  # sent to a request that has ended: it concerns nobody any more
+                    return
         finally:
             self.appear_as(self.thread)  # `threading` takes it off its list by itself
             self._pool.gone(self)
