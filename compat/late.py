@@ -20,19 +20,14 @@ __all__ = (
     "telling",
 )  # fmt: skip
 
-_prepared = False
 _hidden: dict[str, ModuleType] = {}  # ours, in a program that may have a `compat` of its own
 _home = ""  # where ours is
 
 
 def prepare() -> None:
-    """Import what serving needs, once."""
-    global _prepared  # noqa: PLW0603 - as global as the modules
-    if _prepared:
-        return
+    """Import what serving needs; the second time it is there."""
     engine()
     telling()  # not in the middle of a storm
-    _prepared = True
 
 
 @functools.cache
