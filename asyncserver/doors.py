@@ -24,7 +24,9 @@ from asyncserver.session import Terms
 
 __all__ = ("Doors",)
 
-TLS_COSTS: Final = 4  # times as much as clear text, until the handshake begins
+# TLS costs four times as much until the handshake begins; and two milliseconds in a turn are what
+# `handshakes` has for all that follows.
+TLS_BATCH: Final = 4
 
 Accept = Callable[[], tuple[socket.socket, Any]]
 
@@ -32,7 +34,6 @@ Accept = Callable[[], tuple[socket.socket, Any]]
 class Door(NamedTuple):
     """A listening socket for connections."""
 
-    acceptor: Acceptor
     listener: Listener
     accept: Accept
     shared: bool  # others may accept from it, too
@@ -51,6 +52,7 @@ class Doors:
         self._terms = terms
         self._gate = gate
         self._doors: list[Door] = []
+        self._acceptor: Acceptor | None = None
         self._transports: list[asyncio.DatagramTransport] = []
         self._guests: deque[tuple[socket.socket, Any]] = (
             deque()
@@ -63,69 +65,71 @@ class Doors:
     async def open(
         self,
         addresses: Sequence[Address | socket.socket],
-        crew: Crew,
         *,
         mode: int | None,
         reuse_port: bool,
         check: Callable[[Address], None],
     ) -> None:
-        """Bind all `addresses`, then let `crew` serve them. If it raises, some may be open.
+        """Bind all `addresses`, and serve none yet. If it raises, some may be open.
 
         `check` may refuse the address that an adopted socket turns out to have; that is seen before
         anything is bound.
         """
-        backlog = self._terms.limits.backlog
-        for address in adopt_all(addresses, backlog, check):
+        terms = self._terms
+        for address in adopt_all(addresses, terms.limits.backlog, check):
             if isinstance(address, Listener):
                 self.listeners.append(address)
             else:
                 hosts = await resolve(address)
                 self.listeners += listen(
-                    address, hosts, backlog=backlog, mode=mode, reuse_port=reuse_port
+                    address, hosts, backlog=terms.limits.backlog, mode=mode, reuse_port=reuse_port
                 )
-        streams = sum(listener.address.is_stream for listener in self.listeners)
-        together = BATCH // TLS_COSTS if self._terms.tls is not None else BATCH
         for listener in self.listeners:
             if listener.address.is_stream:
+                accept: Accept = (
+                    listener.socket.accept
+                    if terms.service.blocking
+                    else accept_plain(listener.socket)
+                )
                 shared = any(listener.socket is address for address in addresses)
-                self._accept_from(listener, crew, shared=shared, batch=max(1, together // streams))
-            else:
-                await self._receive_from(listener, crew)
+                self._doors.append(Door(listener, accept, shared))
+            elif terms.service.datagram_factory is not None:
+                transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                    terms.service.datagram_factory, sock=listener.socket
+                )
+                self._transports.append(transport)
 
-    def _accept_from(self, listener: Listener, crew: Crew, *, shared: bool, batch: int) -> None:
+    def serve(self, crew: Crew) -> None:
+        """Let `crew` serve whoever comes, from now on."""
         terms = self._terms
-        accept: Accept = (
-            listener.socket.accept if terms.service.blocking else accept_plain(listener.socket)
-        )
-        acceptor = Acceptor(
+        self._acceptor = Acceptor(
             asyncio.get_running_loop(),
-            listener.socket.fileno(),
-            functools.partial(self._accept_one, accept, crew.take),
             self._gate if terms.limits.overflow == "backlog" else None,
             terms.observers,
-            batch=batch,
+            batch=BATCH if terms.tls is None else TLS_BATCH,
         )
-        self._doors.append(Door(acceptor, listener, accept, shared))
-        acceptor.resume()
+        for door in self._doors:
+            self._acceptor.add(
+                door.listener.socket.fileno(),
+                functools.partial(self._accept_one, door.accept, crew.take),
+            )
+        self._acceptor.resume()
+        if terms.service.datagram_factory is None:
+            for listener in self.listeners:
+                if not listener.address.is_stream:
+                    self._receive_from(listener, crew)
 
-    async def _receive_from(self, listener: Listener, crew: Crew) -> None:
-        terms = self._terms
-        if terms.service.datagram_factory is not None:
-            transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-                terms.service.datagram_factory, sock=listener.socket
-            )
-            self._transports.append(transport)
-        else:
-            endpoint = DatagramEndpoint(
-                listener.socket,
-                listener.address,
-                size=terms.limits.datagram_size,
-                write_timeout=terms.timeouts.write,
-                take=crew.packets.take,
-                among=self.endpoints,
-            )
-            self.endpoints.append(endpoint)
-            endpoint.start()
+    def _receive_from(self, listener: Listener, crew: Crew) -> None:
+        endpoint = DatagramEndpoint(
+            listener.socket,
+            listener.address,
+            size=self._terms.limits.datagram_size,
+            write_timeout=self._terms.timeouts.write,
+            take=crew.packets.take,
+            among=self.endpoints,
+        )
+        self.endpoints.append(endpoint)
+        endpoint.start()
 
     def _accept_one(
         self, accept: Accept, take: Callable[[socket.socket, PeerAddress], object]
@@ -147,8 +151,8 @@ class Doors:
     def resume(self) -> None:
         """Accept again where it had paused: somebody has left."""
         self._left.set()
-        for door in self._doors:
-            door.acceptor.resume()
+        if self._acceptor is not None:
+            self._acceptor.resume()
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -159,8 +163,9 @@ class Doors:
         """
         for endpoint in self.endpoints:
             endpoint.stop(empty=empty)
+        if self._acceptor is not None:
+            self._acceptor.close()
         for door in self._doors:
-            door.acceptor.close()
             if empty and not door.shared and not self._empty(door):
                 self._not_emptied.append(door)
         still_open = [door.listener for door in self._not_emptied]

@@ -179,7 +179,6 @@ class Server:
         try:
             await self._doors.open(
                 self._addresses,
-                crew,
                 mode=self._mode,
                 reuse_port=self._reuse_port,
                 check=self._check,
@@ -188,10 +187,17 @@ class Server:
         except BaseException:
             self._doors.stop(empty=False)
             self._doors.close()
-            self.begin_close(0)
+            if self._state is ServerState.NEW:
+                self._state = advance(self._state, ServerState.CLOSED)
+            self._close_adopted()
+            try:
+                await asyncio.sleep(0)  # transports that were aborted close their sockets now
+            finally:
+                self._closed.set()
             raise
         for address in self.addresses:
             self._emit(events.Bound(address))
+        self._doors.serve(crew)
         crew.watch()
 
     async def close(self, grace: float | None = DEFAULT_GRACE) -> None:
@@ -253,8 +259,9 @@ class Server:
         self._check_loop()
         if self._state is ServerState.NEW:
             self._state = advance(self._state, ServerState.CLOSED)
-            self._close_adopted()
-            self._closed.set()
+            if self._crew is None:  # else `start` is at work, and sees it
+                self._close_adopted()
+                self._closed.set()
         elif self._state is ServerState.SERVING:
             self._begin_to_drain(grace)
         elif self._drain is not None:

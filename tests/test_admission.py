@@ -204,13 +204,9 @@ def peer():
 
 
 def accepting(listener, take, *observers):
-    return Acceptor(
-        asyncio.get_running_loop(),
-        listener.fileno(),
-        lambda: take(*listener.accept()),
-        Gate(Limits()),
-        Observers(observers),
-    )
+    acceptor = Acceptor(asyncio.get_running_loop(), Gate(Limits()), Observers(observers))
+    acceptor.add(listener.fileno(), lambda: take(*listener.accept()))
+    return acceptor
 
 
 async def test_errors_of_the_waiting_connection_are_skipped(recorder):
@@ -263,6 +259,44 @@ async def test_one_readiness_accepts_a_bounded_batch():
     acceptor.close()
     listener.close()
     assert others == [BATCH]
+
+
+async def test_listeners_take_turns():
+    """The last of them waits for one of each, not for all that the first ones have."""
+    listeners: Any = [Listener(*[peer() for _ in range(BATCH)]) for _ in range(3)]
+    acceptor = Acceptor(asyncio.get_running_loop(), None, Observers(()))
+    taken: list[int] = []
+    for number, listener in enumerate(listeners):
+
+        def accept(number=number, listener=listener):
+            listener.accept()
+            taken.append(number)
+
+        acceptor.add(listener.fileno(), accept)
+    acceptor.resume()
+    while len(taken) < 3 * BATCH:
+        await asyncio.sleep(0)
+    acceptor.close()
+    for listener in listeners:
+        listener.close()
+    for first in range(0, 3 * BATCH, 3):
+        assert set(taken[first : first + 3]) == {0, 1, 2}
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_an_episode_of_exhaustion_lasts_as_long_as_somebody_waits_anywhere(recorder):
+    """One listener is empty, the other's client cannot be accepted: it is told once."""
+    empty: Any = Listener()
+    busy: Any = Listener(*[OSError(errno.EMFILE, "no more")] * 3)
+    acceptor = Acceptor(asyncio.get_running_loop(), None, Observers([recorder]))
+    for listener in (empty, busy):
+        acceptor.add(listener.fileno(), listener.accept)
+    acceptor.resume()
+    await recorder.wait_for(Exhausted, 3)
+    acceptor.close()
+    for listener in (empty, busy):
+        listener.close()
+    assert [event.first for event in recorder.of(Exhausted)] == [True, False, False]
 
 
 async def test_closing_in_the_middle_of_a_batch_stops_it():

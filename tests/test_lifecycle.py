@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 from typing import Any
 
 import anyio
@@ -253,10 +254,36 @@ async def test_close_while_it_starts(monkeypatch):
     monkeypatch.setattr("asyncserver.doors.resolve", resolve)
     starting = asyncio.create_task(server.start())
     await looking_up.wait()
-    await server.close()
+    closing = asyncio.create_task(server.close())
+    await asyncio.sleep(0)
+    assert not closing.done()  # something is open still
     found.set()
+    await closing
+    assert descriptors() == before
     with pytest.raises(ServerStateError):
         await starting
+
+
+async def test_nobody_is_served_before_all_is_open():
+    """Closed in the middle of its start, it leaves nobody behind, though a client has come already."""
+    before = descriptors()
+    served = []
+
+    class Both(asyncio.Protocol, asyncio.DatagramProtocol):
+        def connection_made(self, transport):
+            if transport.get_extra_info("socket").type == socket.SOCK_STREAM:
+                served.append(transport)
+            else:
+                server.begin_close(0)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    server = Server(Both, listener, "udp://127.0.0.1:0")
+    with pytest.raises(ServerStateError):
+        await server.start()
+    await server.wait_closed()
+    client.close()
+    assert served == []
     assert descriptors() == before
 
 
