@@ -6,11 +6,21 @@
 
 from anyio import EndOfStream
 
-from asyncserver.address import Address, PeerAddress
-from asyncserver.attributes import Credentials
-from asyncserver.closing import Closing
-from asyncserver.connection import Connection
-from asyncserver.datagram import Datagram
+from asyncserver._datagram.datagram import Datagram
+from asyncserver._handlers.mirrors import (
+    BaseRequestHandler,
+    DatagramRequestHandler,
+    StreamRequestHandler,
+)
+from asyncserver._listen.address import Address, PeerAddress
+from asyncserver._observe.stats import Stats
+from asyncserver._server.run import run, serve
+from asyncserver._server.server import Server
+from asyncserver._server.states import ServerState
+from asyncserver._settings.limits import Limits, Timeouts
+from asyncserver._stream.attributes import Credentials
+from asyncserver._stream.connection import Connection
+from asyncserver._stream.draining import Closing
 from asyncserver.errors import (
     AddressError,
     AsyncServerError,
@@ -29,16 +39,6 @@ from asyncserver.errors import (
     SettingError,
     UpgradeRefusedError,
 )
-from asyncserver.handlers import (
-    BaseRequestHandler,
-    DatagramRequestHandler,
-    StreamRequestHandler,
-)
-from asyncserver.limits import Limits, Timeouts
-from asyncserver.serve import run, serve
-from asyncserver.server import Server
-from asyncserver.states import ServerState
-from asyncserver.stats import Stats
 
 __version__ = "0.1.0"
 

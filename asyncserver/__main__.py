@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 
-from asyncserver.cli import main
+from asyncserver._cli.main import main
 
 with contextlib.suppress(FileNotFoundError, ValueError):
     # `-m` has put the working directory first. `target` does so again, when all that is imported late

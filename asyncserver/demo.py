@@ -1,7 +1,7 @@
 """A handler to try things out with: it sends back what it gets, in upper case."""
 
-from asyncserver.connection import Connection
-from asyncserver.datagram import Datagram
+from asyncserver._datagram.datagram import Datagram
+from asyncserver._stream.connection import Connection
 
 __all__ = ("upper",)
 

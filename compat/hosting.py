@@ -13,9 +13,9 @@ from typing import Any, Final
 from anyio._core._eventloop import claim_worker_thread, get_async_backend
 
 import asyncserver
+from asyncserver._handlers.mirrors import Hosted, Service
+from asyncserver._server.server import DEFAULT_GRACE as NATIVE_GRACE
 from asyncserver.events import Failed
-from asyncserver.handlers import Hosted, Service
-from asyncserver.server import DEFAULT_GRACE as NATIVE_GRACE
 from compat.awaiting import call_in_thread
 from compat.pool import Pool
 from compat.waking import wake

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncserver.address import Address, peer_address
+from asyncserver._listen.address import Address, peer_address
 from asyncserver.errors import AddressError
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from asyncserver import Limits
-from asyncserver.acceptor import BATCH, Acceptor
+from asyncserver._listen.acceptor import BATCH, Acceptor
+from asyncserver._listen.admission import Gate
 from asyncserver.events import Closed, Exhausted, Observers, Opened, Refused, Saturated
-from asyncserver.gate import Gate
 from tests.conftest import connect, descriptors, serving
 
 TCP = "tcp://127.0.0.1:0"
@@ -340,7 +340,7 @@ async def test_context_variables_of_who_left_do_not_reach_who_comes_in():
 EXHAUSTED = """
 import asyncio, logging, os, resource, socket, sys, time
 import asyncserver
-from asyncserver.serve import loop_factory
+from asyncserver._server.run import loop_factory
 logging.basicConfig(level="WARNING", format="%(message)s")
 
 async def greet(connection):

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from asyncserver import Address, BindError, Server
-from asyncserver.adopted import adopt
+from asyncserver._listen.adopted import adopt
 from asyncserver.demo import upper
 from asyncserver.events import Bound
 from tests.conftest import TLS, connect, descriptors, serving

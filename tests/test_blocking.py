@@ -14,7 +14,7 @@ import pytest
 
 import compat
 from asyncserver import DeadlineExceeded, Limits, LineTooLongError, Timeouts
-from asyncserver.blocking import HostedSocket, HostedTLSSocket, hosted
+from asyncserver._stream.blocking import HostedSocket, HostedTLSSocket, hosted
 from asyncserver.events import Disconnected, Expired
 from tests.conftest import TLS, connect, serving
 

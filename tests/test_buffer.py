@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncserver.buffer import ReceiveBuffer
+from asyncserver._stream.buffer import ReceiveBuffer
 from asyncserver.errors import LineTooLongError
 
 

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import asyncserver
-from asyncserver import Address, Limits, Timeouts, cli, listeners
+from asyncserver import Address, Limits, Timeouts
+from asyncserver._cli import main as cli
+from asyncserver._listen import bind as listeners
 from tests.conftest import TLS
 
 PYTHON = [sys.executable, "-W", "error"]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from asyncserver import Address
-from asyncserver.client import exchange, how_to_try
+from asyncserver._cli.send import exchange, how_to_try
 
 STREAMS = ["tcp", "tcp6", "unix", "abstract"]
 DATAGRAMS = ["udp", "udp6", "unixgram", "abstract unixgram"]

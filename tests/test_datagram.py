@@ -18,7 +18,7 @@ from asyncserver import (
     NoReplyAddressError,
     Timeouts,
 )
-from asyncserver.datagram import BATCH, LEAST, STEPS
+from asyncserver._datagram.datagram import BATCH, LEAST, STEPS
 from asyncserver.events import Disconnected, Failed
 from tests.conftest import descriptors, serving
 

@@ -88,7 +88,7 @@ async def test_guests_that_find_no_room_within_the_grace_are_refused_and_counted
 
 
 async def test_a_queue_is_emptied_when_descriptors_are_there_again(monkeypatch):
-    monkeypatch.setattr("asyncserver.doors.BACK_OFF", 0.001)
+    monkeypatch.setattr("asyncserver._server.listening.BACK_OFF", 0.001)
     server = Server(upper, TCP, timeouts=Timeouts(first=0.05))
     await server.start()
     (door,) = server._doors._doors

@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from asyncserver import DeadlineExceeded, Limits, Timeouts
-from asyncserver.connection import Connection
-from asyncserver.pace import Pace
-from asyncserver.protocol import CORK, StreamProtocol
+from asyncserver._stream.budget import Pace
+from asyncserver._stream.connection import Connection
+from asyncserver._stream.protocol import CORK, StreamProtocol
 
 number = contextvars.ContextVar("number", default=0)
 

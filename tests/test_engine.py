@@ -5,7 +5,7 @@ import ssl
 
 import pytest
 
-from asyncserver.engine import HEADER, MOST_WITHOUT_DATA, TURN, Engine
+from asyncserver._tls.engine import HEADER, MOST_WITHOUT_DATA, TURN, Engine
 from tests.conftest import TLS
 from tests.tlspeer import Peer
 

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from asyncserver import events
-from asyncserver.logs import Log, show
-from asyncserver.rates import Rates
-from asyncserver.stats import Tally
+from asyncserver._observe.logs import Log, show
+from asyncserver._observe.rates import Rates
+from asyncserver._observe.stats import Tally
 
 PEER = ("192.0.2.1", 7)
 

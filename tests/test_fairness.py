@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from asyncserver.acceptor import BATCH
+from asyncserver._listen.acceptor import BATCH
+from asyncserver._stream.budget import BUDGET, COSTLY, LEAST, TOGETHER, Pace
 from asyncserver.events import Opened
-from asyncserver.pace import BUDGET, COSTLY, LEAST, TOGETHER, Pace
 from tests.conftest import TLS, connect, serving
 
 TURN_OF_LINES = BUDGET // 2  # a line is read, and it is answered

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from asyncserver import handshakes
-from asyncserver.handshakes import SLICE, take_turns
+from asyncserver._tls import turns as handshakes
+from asyncserver._tls.turns import SLICE, take_turns
 
 
 @pytest.fixture

@@ -251,7 +251,7 @@ async def test_close_while_it_starts(monkeypatch):
             await found.wait()
         return ["127.0.0.1"]
 
-    monkeypatch.setattr("asyncserver.doors.resolve", resolve)
+    monkeypatch.setattr("asyncserver._server.listening.resolve", resolve)
     starting = asyncio.create_task(server.start())
     await looking_up.wait()
     closing = asyncio.create_task(server.close())

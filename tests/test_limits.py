@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from asyncserver import Limits, ServerState, ServerStateError, SettingError, Timeouts
-from asyncserver.deadlines import overdue
-from asyncserver.gate import Gate
-from asyncserver.states import MOVES, advance
+from asyncserver._listen.admission import Gate
+from asyncserver._server.states import MOVES, advance
+from asyncserver._stream.deadlines import overdue
 
 
 @pytest.mark.parametrize("settings", [Limits(), Timeouts()])

@@ -16,8 +16,8 @@ import threading
 import pytest
 
 from asyncserver import Address, BindError, Server
-from asyncserver.adopted import adopt
-from asyncserver.listeners import listen, resolve
+from asyncserver._listen.adopted import adopt
+from asyncserver._listen.bind import listen, resolve
 from tests.conftest import connect, descriptors, serving, upper
 
 
@@ -152,7 +152,7 @@ async def test_nothing_is_left_of_a_path_that_could_not_be_listened_on(directory
     def chmod(path, mode):
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr("asyncserver.paths.os.chmod", chmod)
+    monkeypatch.setattr("asyncserver._listen.paths.os.chmod", chmod)
     error = await refused(f"unix://{directory}/s", mode=0o600)
     assert error.errno == errno.EPERM
     assert os.listdir(directory) == []
@@ -322,7 +322,7 @@ async def test_name_that_cannot_be_found(monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(
-        "asyncserver.listeners.asyncio.get_running_loop",
+        "asyncserver._listen.bind.asyncio.get_running_loop",
         lambda: type("Loop", (), {"getaddrinfo": staticmethod(getaddrinfo)}),
     )
     with pytest.raises(BindError, match=r"tcp://nowhere.example:1: Name or service not known"):
@@ -341,7 +341,7 @@ def test_machine_without_ipv6(monkeypatch):
                 raise OSError(errno.EAFNOSUPPORT, "Address family not supported")
             super().__init__(family, *args, **kwargs)
 
-    monkeypatch.setattr("asyncserver.listeners.socket.socket", NoIPv6)
+    monkeypatch.setattr("asyncserver._listen.bind.socket.socket", NoIPv6)
     (listener,) = bound("tcp://:0")
     assert listener.address.host == "0.0.0.0"
     listener.close()

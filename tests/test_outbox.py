@@ -8,9 +8,9 @@ import socket
 import pytest
 
 from asyncserver import ConnectionBroken, ConnectionClosed, DeadlineExceeded, Limits, Timeouts
-from asyncserver.datagram import DatagramEndpoint
+from asyncserver._datagram.datagram import DatagramEndpoint
+from asyncserver._datagram.outbox import PROBES, Outbox
 from asyncserver.events import Disconnected, Failed
-from asyncserver.outbox import PROBES, Outbox
 from tests.conftest import descriptors, serving
 from tests.test_datagram import receive
 

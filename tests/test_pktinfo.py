@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from asyncserver.pktinfo import IPV4, IPV6, has_many, local_address, reply_control
+from asyncserver._datagram.pktinfo import IPV4, IPV6, has_many, local_address, reply_control
 from tests.conftest import serving
 from tests.test_datagram import client, receive
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from asyncserver import Address, Limits, Timeouts
-from asyncserver.client import exchange
+from asyncserver._cli.send import exchange
 from tests.conftest import TLS
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()

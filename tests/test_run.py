@@ -258,13 +258,13 @@ def news(event):
 @signals
 def test_signal_before_it_serves_ends_it(loop, number):
     program = f"""
-import asyncio, os, asyncserver, asyncserver.doors
+import asyncio, os, asyncserver, asyncserver._server.listening
 async def resolve(address):
     os.kill(os.getpid(), {number})
     for _ in range(10):
         await asyncio.sleep(0)
     return ["127.0.0.1"]
-asyncserver.doors.resolve = resolve
+asyncserver._server.listening.resolve = resolve
 async def handler(connection): pass
 asyncserver.run(handler, "tcp://localhost:0", loop="{loop}")
 print("returned")

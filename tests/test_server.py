@@ -10,13 +10,13 @@ import pytest
 
 import asyncserver
 from asyncserver import Connection, Server, Stats
+from asyncserver._server.run import loop_factory
+from asyncserver._stream.protocol import StreamProtocol
+from asyncserver._stream.task import Session
+from asyncserver._tls.transport import TLSTransport
 from asyncserver.demo import upper as demo
 from asyncserver.events import Bound, Closed
-from asyncserver.protocol import StreamProtocol
-from asyncserver.serve import loop_factory
-from asyncserver.session import Session
 from asyncserver.testing import Recorder
-from asyncserver.tls import TLSTransport
 from tests.conftest import TLS, connect, serving, upper
 from tests.test_datagram import client, receive
 

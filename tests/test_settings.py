@@ -10,8 +10,8 @@ import trustme
 
 import asyncserver
 from asyncserver import Limits, Server, ServerStateError, SettingError, Timeouts
+from asyncserver._settings.checks import check_grace, check_mode
 from asyncserver.demo import upper
-from asyncserver.settings import check_grace, check_mode
 from tests.conftest import TLS, connect, descriptors, serving
 
 TCP = "tcp://127.0.0.1:0"

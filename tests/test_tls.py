@@ -26,8 +26,8 @@ from asyncserver import (
     Timeouts,
     UpgradeRefusedError,
 )
-from asyncserver.contexts import server_context
-from asyncserver.engine import TURN
+from asyncserver._tls.context import server_context
+from asyncserver._tls.engine import TURN
 from asyncserver.events import Closed, Expired, HandshakeFailed
 from tests.conftest import TLS, connect, descriptors, serving, upper
 from tests.tlspeer import Peer

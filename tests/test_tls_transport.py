@@ -7,8 +7,8 @@ import ssl
 import pytest
 
 from asyncserver import HandshakeError, UpgradeRefusedError
-from asyncserver.engine import TURN
-from asyncserver.tls import TLSTransport
+from asyncserver._tls.engine import TURN
+from asyncserver._tls.transport import TLSTransport
 from tests.conftest import TLS
 from tests.tlspeer import Above, Below, BufferedAbove, Peer, put_on, shake, turns
 

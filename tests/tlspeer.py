@@ -15,7 +15,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from asyncserver.tls import TLSTransport
+from asyncserver._tls.transport import TLSTransport
 
 APPLICATION_DATA = 23
 HANDSHAKE = 22

@@ -1,0 +1,1 @@
+"""Datagrams: what a handler holds, the socket, the tasks."""

@@ -1,0 +1,1 @@
+"""Handlers: the classes that mirror socketserver's, and every kind that can be served."""

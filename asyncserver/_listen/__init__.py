@@ -1,0 +1,1 @@
+"""Where clients come from: addresses, bound sockets, accepting, admission."""

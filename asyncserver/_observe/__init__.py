@@ -1,0 +1,1 @@
+"""What is told of a server: log records and counters."""

@@ -1,0 +1,1 @@
+"""The server: its life, what it listens on, and who is at work in it."""

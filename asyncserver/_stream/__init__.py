@@ -1,0 +1,1 @@
+"""One connection: what a handler holds, the task it runs in, the bytes below."""
