@@ -12,23 +12,23 @@ from asyncserver._handlers.mirrors import (
     DatagramRequestHandler,
     StreamRequestHandler,
 )
+from asyncserver._lifecycle import ServerState
 from asyncserver._listen.address import Address, PeerAddress
 from asyncserver._observe.stats import Stats
 from asyncserver._server.run import run, serve
 from asyncserver._server.server import Server
-from asyncserver._server.states import ServerState
 from asyncserver._settings.limits import Limits, Timeouts
 from asyncserver._stream.attributes import Credentials
 from asyncserver._stream.connection import Connection
-from asyncserver._stream.draining import Closing
+from asyncserver._stream.draining import DrainEvent
 from asyncserver.errors import (
     AddressError,
     AsyncServerError,
     BindError,
-    ConnectionBroken,
-    ConnectionBusy,
-    ConnectionClosed,
-    DeadlineExceeded,
+    ConnectionBrokenError,
+    ConnectionBusyError,
+    ConnectionClosedError,
+    DeadlineExceededError,
     HandlerError,
     HandshakeError,
     IncompleteReadError,
@@ -48,15 +48,15 @@ __all__ = (
     "AsyncServerError",
     "BaseRequestHandler",
     "BindError",
-    "Closing",
     "Connection",
-    "ConnectionBroken",
-    "ConnectionBusy",
-    "ConnectionClosed",
+    "ConnectionBrokenError",
+    "ConnectionBusyError",
+    "ConnectionClosedError",
     "Credentials",
     "Datagram",
     "DatagramRequestHandler",
-    "DeadlineExceeded",
+    "DeadlineExceededError",
+    "DrainEvent",
     "EndOfStream",
     "HandlerError",
     "HandshakeError",

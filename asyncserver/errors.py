@@ -17,10 +17,10 @@ __all__ = (
     "AddressError",
     "AsyncServerError",
     "BindError",
-    "ConnectionBroken",
-    "ConnectionBusy",
-    "ConnectionClosed",
-    "DeadlineExceeded",
+    "ConnectionBrokenError",
+    "ConnectionBusyError",
+    "ConnectionClosedError",
+    "DeadlineExceededError",
     "HandlerError",
     "HandshakeError",
     "IncompleteReadError",
@@ -56,11 +56,11 @@ class ServerStateError(AsyncServerError, RuntimeError):
     """The server cannot do that in the state that it is in."""
 
 
-class ConnectionClosed(AsyncServerError, ClosedResourceError):  # noqa: N818 - a state, as in anyio
+class ConnectionClosedError(AsyncServerError, ClosedResourceError):
     """The connection was closed on this side, by the handler or by the server."""
 
 
-class ConnectionBusy(AsyncServerError, BusyResourceError, RuntimeError):  # noqa: N818 - as above
+class ConnectionBusyError(AsyncServerError, BusyResourceError, RuntimeError):
     """Two tasks read from one connection at the same time."""
 
 
@@ -78,7 +78,7 @@ class BindError(AsyncServerError, OSError):
 # -- the peer's or the network's fault ---------------------------------------------------------
 
 
-class ConnectionBroken(AsyncServerError, BrokenResourceError, ConnectionError):  # noqa: N818 - as above
+class ConnectionBrokenError(AsyncServerError, BrokenResourceError, ConnectionError):
     """The peer reset the connection, or the network lost it; `__cause__` has the system's word."""
 
 
@@ -147,7 +147,7 @@ class LineTooLongError(MessageTooLongError, DelimiterNotFound):
         self.partial = partial
 
 
-class DeadlineExceeded(AsyncServerError, TimeoutError):  # noqa: N818 - as in gRPC and context.Context
+class DeadlineExceededError(AsyncServerError, TimeoutError):
     """One of the `Timeouts` ran out.
 
     Attributes:

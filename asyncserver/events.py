@@ -10,21 +10,21 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 __all__ = (
-    "Bound",
-    "Closed",
-    "Disconnected",
-    "Drained",
-    "Draining",
+    "AddressBound",
+    "ConnectionClosed",
+    "ConnectionLimitReached",
+    "ConnectionOpened",
+    "ConnectionRefused",
+    "DeadlineExpired",
+    "DrainFinished",
+    "DrainStarted",
     "Event",
-    "Exhausted",
-    "Expired",
-    "Failed",
+    "HandlerFailed",
     "HandshakeFailed",
     "Observer",
     "Observers",
-    "Opened",
-    "Refused",
-    "Saturated",
+    "PeerDisconnected",
+    "ResourcesExhausted",
 )
 
 logger = logging.getLogger("asyncserver")
@@ -32,26 +32,26 @@ logger = logging.getLogger("asyncserver")
 Peer = tuple[str, int] | str
 
 
-class Bound(NamedTuple):
+class AddressBound(NamedTuple):
     """The server listens on this address (with the real port)."""
 
     address: str
 
 
-class Opened(NamedTuple):
+class ConnectionOpened(NamedTuple):
     """A connection was admitted; a TLS handshake is still to come."""
 
     peer: Peer
 
 
-class Refused(NamedTuple):
+class ConnectionRefused(NamedTuple):
     """A connection was closed at once, because of the limit named."""
 
     peer: Peer
     limit: str
 
 
-class Saturated(NamedTuple):
+class ConnectionLimitReached(NamedTuple):
     """`Limits.connections` is reached: clients wait until a connection ends.
 
     Once an episode, which is over when nobody waits any more.
@@ -60,7 +60,7 @@ class Saturated(NamedTuple):
     connections: int
 
 
-class Exhausted(NamedTuple):
+class ResourcesExhausted(NamedTuple):
     """The system has no descriptor or memory for one more connection; accepting pauses."""
 
     error: OSError
@@ -74,28 +74,28 @@ class HandshakeFailed(NamedTuple):
     error: Exception
 
 
-class Disconnected(NamedTuple):
+class PeerDisconnected(NamedTuple):
     """The peer went away, or broke the rules, in the middle of a handler."""
 
     peer: Peer
     error: BaseException  # a group of them, perhaps
 
 
-class Expired(NamedTuple):
+class DeadlineExpired(NamedTuple):
     """A deadline ended a connection."""
 
     peer: Peer
     deadline: str
 
 
-class Failed(NamedTuple):
+class HandlerFailed(NamedTuple):
     """A handler raised an exception of its own, or let one of a library's out."""
 
     peer: Peer
     error: BaseException
 
 
-class Closed(NamedTuple):
+class ConnectionClosed(NamedTuple):
     """A connection is gone, and its slot is free."""
 
     peer: Peer
@@ -103,14 +103,14 @@ class Closed(NamedTuple):
     sent: int  # bytes
 
 
-class Draining(NamedTuple):
+class DrainStarted(NamedTuple):
     """The listeners are closed; handlers have `grace` seconds to finish."""
 
     connections: int
     grace: float | None
 
 
-class Drained(NamedTuple):
+class DrainFinished(NamedTuple):
     """The server is closed: how the handlers that ran when it began ended."""
 
     finished: int
@@ -119,18 +119,18 @@ class Drained(NamedTuple):
 
 
 Event = (
-    Bound
-    | Opened
-    | Refused
-    | Saturated
-    | Exhausted
+    AddressBound
+    | ConnectionOpened
+    | ConnectionRefused
+    | ConnectionLimitReached
+    | ResourcesExhausted
     | HandshakeFailed
-    | Disconnected
-    | Expired
-    | Failed
-    | Closed
-    | Draining
-    | Drained
+    | PeerDisconnected
+    | DeadlineExpired
+    | HandlerFailed
+    | ConnectionClosed
+    | DrainStarted
+    | DrainFinished
 )
 Observer = Callable[[Event], object]
 

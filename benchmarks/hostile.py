@@ -27,7 +27,7 @@ from multiprocessing.synchronize import Event
 import trustme
 
 from asyncserver import Address, Connection, Limits, Server, Timeouts
-from asyncserver._server.run import loop_factory
+from asyncserver.embedding import loop_factory
 
 GOOD_CLIENT_BOUND = 0.050  # seconds
 MEMORY_BOUND = 1.25  # times the base, which is taken after a first, short storm: fragments remain

@@ -185,9 +185,9 @@ class Engine:
         """Note that `get_request` failed with `exc`."""
         self._refusal = exc
 
-    def park(self, request: "LateSocket", go_on: Callable[[], object]) -> None:
+    def suspend(self, request: "LateSocket", resume_now: Callable[[], object]) -> None:
         """Call `go_on` when `request` has shaken hands."""
-        handshake = late.handshakes().Handshake(request, go_on)
+        handshake = late.handshakes().Handshake(request, resume_now)
         self._parked[handshake] = None
         self._shake_hands(handshake)
 
@@ -358,7 +358,7 @@ class Engine:
             return
         self._end(handshake)
         if handshake.succeeded:
-            handshake.go_on()
+            handshake.resume_now()
 
     def _end(self, handshake: "Handshake") -> None:
         del self._parked[handshake]

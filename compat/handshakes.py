@@ -168,9 +168,9 @@ class Handshake:
 
     """
 
-    def __init__(self, sock: LateSocket, go_on: Callable[[], object]) -> None:
+    def __init__(self, sock: LateSocket, resume_now: Callable[[], object]) -> None:
         self.deadline = time.monotonic() + HANDSHAKE_TIMEOUT
-        self.go_on = go_on
+        self.resume_now = resume_now
         self.fileno = sock.fileno()
         self._timeout = sock.gettimeout()
         # Holds the descriptor, should a deadline of the user's close the socket meanwhile.

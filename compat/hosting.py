@@ -13,33 +13,34 @@ from typing import Any, Final
 from anyio._core._eventloop import claim_worker_thread, get_async_backend
 
 import asyncserver
-from asyncserver._handlers.mirrors import Hosted, Service
-from asyncserver._server.server import DEFAULT_GRACE as NATIVE_GRACE
-from asyncserver.events import Failed
+from asyncserver.embedding import DEFAULT_GRACE, BlockingHandler, HandlerAdapter, ServerView
+from asyncserver.events import HandlerFailed
 from compat.awaiting import call_in_thread
 from compat.pool import Pool
 from compat.waking import wake
 
-__all__ = ("HostServer", "Threaded", "threaded")
+__all__ = ("ServerFacade", "Threaded", "threaded")
 
 MAX_THREADS: Final = 1000  # handlers at once on the native server
 SEND_TIMEOUT: Final = 30.0  # seconds that a reply to a datagram may wait for room
 
 
-def threaded(handler: Callable[..., object], *, max_threads: int | None = MAX_THREADS) -> Hosted:
+def threaded(
+    handler: Callable[..., object], *, max_threads: int | None = MAX_THREADS
+) -> HandlerAdapter:
     """Make a blocking handler one that `asyncserver.serve`, `run` and `Server` take.
 
     Each request runs in a thread, with a blocking `socket.socket` (with TLS an `ssl.SSLSocket`, the
     handshake of which is done). The server's limits, deadlines, TLS, drain and counters apply; a
     drain waits for handlers, then wakes those that wait for their peer. Bytes are not counted, and
     the `idle` and `write` deadlines are those of single calls of `recv` and `send`: one that is over
-    raises `DeadlineExceeded`, a `TimeoutError`, also in the middle of `rfile.read(n)`. A file's
+    raises `DeadlineExceededError`, a `TimeoutError`, also in the middle of `rfile.read(n)`. A file's
     `readline()` without a size reads up to `Limits.line`. In the thread, `anyio.from_thread.run`
     reaches the event loop. `sys.exit()` ends the handler's thread, and nothing else.
 
     Args:
         handler: a class derived from `socketserver.BaseRequestHandler`, anything that is called like
-            one, or a function of a socket. As `self.server` it gets a `HostServer`.
+            one, or a function of a socket. As `self.server` it gets a `ServerFacade`.
         max_threads: handlers at once. Beyond it the server accepts no more, and clients wait in the
             backlog; datagrams are dropped and counted. `None`: as `Limits` allow.
 
@@ -55,7 +56,7 @@ def threaded(handler: Callable[..., object], *, max_threads: int | None = MAX_TH
     return Threaded(handler, max_threads)
 
 
-class HostServer:
+class ServerFacade:
     """What handlers on the native server find as `self.server`: one for each address of the server.
 
     They may keep there what they have in common. What a program of its own would have put there
@@ -74,7 +75,7 @@ class HostServer:
         self,
         sock: socket.socket,
         handler: Callable[..., object],
-        native: asyncserver.Server,
+        native: ServerView,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.socket = sock
@@ -96,10 +97,10 @@ class HostServer:
 
     def shutdown(self) -> None:
         """Drain the server, with the default grace. Does not wait, so a handler may call it."""
-        self._loop.call_soon_threadsafe(self.native.begin_close, NATIVE_GRACE)
+        self._loop.call_soon_threadsafe(self.native.begin_close, DEFAULT_GRACE)
 
 
-class Threaded(Hosted):
+class Threaded(HandlerAdapter):
     """A blocking handler, and the threads for it."""
 
     def __init__(self, handler: Callable[..., object], max_threads: int | None) -> None:
@@ -108,23 +109,23 @@ class Threaded(Hosted):
         self._max_threads = max_threads
         self._is_function = not _is_called_like_a_class(handler)
         self._pool = Pool(self.__qualname__)
-        self._hosts: weakref.WeakKeyDictionary[asyncserver.Server, dict[Any, HostServer]]
+        self._hosts: weakref.WeakKeyDictionary[ServerView, dict[Any, ServerFacade]]
         self._hosts = weakref.WeakKeyDictionary()
 
-    def service(self, server: asyncserver.Server) -> Service:
-        kind = _class_of(self._handler)
-        streams = kind is None or not issubclass(kind, socketserver.DatagramRequestHandler)
+    def kind(self, server: ServerView) -> BlockingHandler:
+        cls = _class_of(self._handler)
+        streams = cls is None or not issubclass(cls, socketserver.DatagramRequestHandler)
         datagrams = not self._is_function and (
-            kind is None or not issubclass(kind, socketserver.StreamRequestHandler)
+            cls is None or not issubclass(cls, socketserver.StreamRequestHandler)
         )
-        return Service(
-            blocking=functools.partial(self._serve, server) if streams else None,
+        return BlockingHandler(
+            stream=functools.partial(self._serve, server) if streams else None,
             datagram=functools.partial(self._answer, server) if datagrams else None,
             capacity=self._max_threads,
         )
 
     async def _serve(
-        self, server: asyncserver.Server, sock: socket.socket, peer: asyncserver.PeerAddress
+        self, server: ServerView, sock: socket.socket, peer: asyncserver.PeerAddress
     ) -> BaseException | None:
         done, _ = call_in_thread(self._pool, self._handle, sock, peer, self._host(sock, server))
         try:
@@ -134,7 +135,7 @@ class Threaded(Hosted):
             await asyncio.shield(done)
             raise
 
-    async def _answer(self, server: asyncserver.Server, datagram: asyncserver.Datagram) -> None:
+    async def _answer(self, server: ServerView, datagram: asyncserver.Datagram) -> None:
         # One of its own, because Python would block in, or fail on, the server's non-blocking one.
         sock = datagram.socket.dup()
         host = self._host(datagram.socket, server)
@@ -145,11 +146,13 @@ class Threaded(Hosted):
         if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
             raise raised
         if raised is not None:  # what a coroutine cannot raise, or not without ending the loop
-            server._terms.observers.emit(Failed(datagram.peer, raised))
+            server.emit(HandlerFailed(datagram.peer, raised))
 
     # -- in a thread ---------------------------------------------------------------------------
 
-    def _handle(self, sock: socket.socket, peer: asyncserver.PeerAddress, host: HostServer) -> None:
+    def _handle(
+        self, sock: socket.socket, peer: asyncserver.PeerAddress, host: ServerFacade
+    ) -> None:
         with _reaching(host._loop):
             if self._is_function:
                 self._handler(sock)
@@ -160,20 +163,19 @@ class Threaded(Hosted):
         self,
         request: tuple[bytes, socket.socket],
         peer: asyncserver.PeerAddress,
-        host: HostServer,
+        host: ServerFacade,
     ) -> None:
         with request[1], _reaching(host._loop):
             request[1].settimeout(SEND_TIMEOUT)
             self._handler(request, peer, host)
 
-    def _host(self, sock: socket.socket, server: asyncserver.Server) -> HostServer:
+    def _host(self, sock: socket.socket, server: ServerView) -> ServerFacade:
         """Return what stands for `server` at the address where `sock` came in."""
         hosts = self._hosts.setdefault(server, {})
         name = _place(sock)
         if name not in hosts:
-            listening = [each.socket for each in server._doors.listeners]
-            at = next((each for each in listening if _place(each) == name), sock)
-            hosts[name] = HostServer(at, self._handler, server, asyncio.get_running_loop())
+            at = next((each for each in server.sockets if _place(each) == name), sock)
+            hosts[name] = ServerFacade(at, self._handler, server, asyncio.get_running_loop())
         return hosts[name]
 
 

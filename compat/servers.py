@@ -129,7 +129,7 @@ class BaseServer(socketserver.BaseServer):
         if engine is None:
             _handle(self, request, client_address)
         elif _is_late(request):
-            engine.park(request, lambda: _handle(self, request, client_address))
+            engine.suspend(request, lambda: _handle(self, request, client_address))
         else:
             engine.request = request
             _handle(self, request, client_address)

@@ -13,10 +13,18 @@ from typing import Any
 
 import pytest
 
-from asyncserver import Limits
-from asyncserver._listen.acceptor import BATCH, Acceptor
-from asyncserver._listen.admission import Gate
-from asyncserver.events import Closed, Exhausted, Observers, Opened, Refused, Saturated
+from asyncserver import Limits, Timeouts
+from asyncserver._listen.admission import Admission
+from asyncserver._server.acceptor import BATCH, Acceptor
+from asyncserver._settings.context import ServerContext
+from asyncserver.events import (
+    ConnectionClosed,
+    ConnectionLimitReached,
+    ConnectionOpened,
+    ConnectionRefused,
+    Observers,
+    ResourcesExhausted,
+)
 from tests.conftest import connect, descriptors, serving
 
 TCP = "tcp://127.0.0.1:0"
@@ -71,13 +79,15 @@ async def test_thousand_wait_in_the_backlog_without_a_descriptor(family, directo
                 await turns()
                 assert descriptors() == before + 1000  # the clients' own
                 assert server.stats.accepted == server.stats.active == 2
-                await recorder.wait_for(Saturated)
+                await recorder.wait_for(ConnectionLimitReached)
                 first[1].write_eof()
-                await recorder.wait_for(Opened, 3)
-                assert recorder.of(Exhausted) == []  # whoever left has let it in, and no timer
+                await recorder.wait_for(ConnectionOpened, 3)
+                assert (
+                    recorder.of(ResourcesExhausted) == []
+                )  # whoever left has let it in, and no timer
                 assert server.stats.active == 2
-                assert recorder.of(Refused) == []
-                assert len(recorder.of(Saturated)) == 1  # one an episode
+                assert recorder.of(ConnectionRefused) == []
+                assert len(recorder.of(ConnectionLimitReached)) == 1  # one an episode
             finally:
                 for sock in clients:
                     sock.close()
@@ -94,7 +104,7 @@ async def test_overflow_close(recorder):
             assert server.stats.refused == {"connections": 1}
             writer.write_eof()
             assert await reader.read() == b""
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         async with connect(address) as (reader, _):
             assert await reader.readexactly(1) == b"."
 
@@ -104,15 +114,15 @@ async def test_limit_per_host(recorder):
         address = server.addresses[0]
         one, again = pending(address, 2, source="127.0.0.2")
         (other,) = pending(address, 1, source="127.0.0.3")
-        refused = await recorder.wait_for(Refused)
-        await recorder.wait_for(Opened, 2)
+        refused = await recorder.wait_for(ConnectionRefused)
+        await recorder.wait_for(ConnectionOpened, 2)
         assert refused.limit == "per_host"
         assert refused.peer == again.getsockname()
         assert server.stats.refused == {"per_host": 1}
         one.close()
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         (next_one,) = pending(address, 1, source="127.0.0.2")
-        await recorder.wait_for(Opened, 3)
+        await recorder.wait_for(ConnectionOpened, 3)
         for sock in (again, other, next_one):
             sock.close()
 
@@ -123,7 +133,7 @@ async def test_unix_sockets_have_no_host_to_count(directory, recorder):
         until_eof, f"unix://{directory}/s", limits=limits, observers=[recorder]
     ) as server:
         clients = pending(server.addresses[0], 3)
-        await recorder.wait_for(Opened, 3)
+        await recorder.wait_for(ConnectionOpened, 3)
         for sock in clients:
             sock.close()
 
@@ -142,7 +152,7 @@ async def test_slot_is_free_however_the_handler_ends(end, recorder):
     async with serving(handler, TCP, limits=Limits(connections=1), observers=[recorder]) as server:
         for number in range(3):
             (sock,) = pending(server.addresses[0], 1)
-            await recorder.wait_for(Closed, number + 1)
+            await recorder.wait_for(ConnectionClosed, number + 1)
             sock.close()
         assert server.stats.active == 0
         assert server.stats.accepted == 3
@@ -153,7 +163,7 @@ async def test_backlog_is_at_least_1024_or_what_the_system_allows():
         allowed = int(file.read())
     assert Limits().backlog >= min(1024, allowed)
     async with serving(until_eof, TCP) as server:
-        assert backlog_of(server._doors.listeners[0].socket) == min(4096, allowed)
+        assert backlog_of(server.sockets[0]) == min(4096, allowed)
 
 
 def backlog_of(sock: socket.socket) -> int:
@@ -204,9 +214,19 @@ def peer():
 
 
 def accepting(listener, take, *observers):
-    acceptor = Acceptor(asyncio.get_running_loop(), Gate(Limits()), Observers(observers))
-    acceptor.add(listener.fileno(), lambda: take(*listener.accept()))
+    acceptor = acceptor_for(take, *observers)
+    acceptor.add(listener.fileno(), listener.accept)
     return acceptor
+
+
+def acceptor_for(take, *observers):
+    class Supervisor:
+        start = staticmethod(take)
+
+    supervisor: Any = Supervisor()
+    limits = Limits()
+    context = ServerContext(None, limits, Timeouts(), Observers(observers))
+    return Acceptor(context, Admission(limits), supervisor)
 
 
 async def test_errors_of_the_waiting_connection_are_skipped(recorder):
@@ -233,10 +253,12 @@ async def test_exhaustion_backs_off_and_is_told_once_an_episode(number, recorder
     acceptor = accepting(listener, lambda *_: None, recorder)
     start = asyncio.get_running_loop().time()
     acceptor.resume()
-    await recorder.wait_for(Exhausted, 6)
+    await recorder.wait_for(ResourcesExhausted, 6)
     acceptor.close()
     listener.close()
-    assert [event.first for event in recorder.of(Exhausted)] == [True] + 4 * [False] + [True]
+    assert [event.first for event in recorder.of(ResourcesExhausted)] == [True] + 4 * [False] + [
+        True
+    ]
     assert asyncio.get_running_loop().time() - start == pytest.approx(0.5, abs=0.2)
     assert listener.calls == 8  # and not thousands
 
@@ -264,13 +286,13 @@ async def test_one_readiness_accepts_a_bounded_batch():
 async def test_listeners_take_turns():
     """The last of them waits for one of each, not for all that the first ones have."""
     listeners: Any = [Listener(*[peer() for _ in range(BATCH)]) for _ in range(3)]
-    acceptor = Acceptor(asyncio.get_running_loop(), None, Observers(()))
+    acceptor = acceptor_for(lambda *_: None)
     taken: list[int] = []
     for number, listener in enumerate(listeners):
 
         def accept(number=number, listener=listener):
-            listener.accept()
             taken.append(number)
+            return listener.accept()
 
         acceptor.add(listener.fileno(), accept)
     acceptor.resume()
@@ -288,15 +310,15 @@ async def test_an_episode_of_exhaustion_lasts_as_long_as_somebody_waits_anywhere
     """One listener is empty, the other's client cannot be accepted: it is told once."""
     empty: Any = Listener()
     busy: Any = Listener(*[OSError(errno.EMFILE, "no more")] * 3)
-    acceptor = Acceptor(asyncio.get_running_loop(), None, Observers([recorder]))
+    acceptor = acceptor_for(lambda *_: None, recorder)
     for listener in (empty, busy):
         acceptor.add(listener.fileno(), listener.accept)
     acceptor.resume()
-    await recorder.wait_for(Exhausted, 3)
+    await recorder.wait_for(ResourcesExhausted, 3)
     acceptor.close()
     for listener in (empty, busy):
         listener.close()
-    assert [event.first for event in recorder.of(Exhausted)] == [True, False, False]
+    assert [event.first for event in recorder.of(ResourcesExhausted)] == [True, False, False]
 
 
 async def test_closing_in_the_middle_of_a_batch_stops_it():

@@ -10,7 +10,7 @@ import pytest
 from asyncserver import Address, BindError, Server
 from asyncserver._listen.adopted import adopt
 from asyncserver.demo import upper
-from asyncserver.events import Bound
+from asyncserver.events import AddressBound
 from tests.conftest import TLS, connect, descriptors, serving
 from tests.test_datagram import client, receive
 
@@ -111,7 +111,7 @@ async def test_what_cannot_be_served_is_refused_before_anything_is_open(what, di
         assert number in (None, caught.value.errno)
         assert what == "reset" or shown in str(caught.value)
         assert "\n" not in str(caught.value)
-        assert recorder.of(Bound) == []
+        assert recorder.of(AddressBound) == []
         assert set(os.listdir(directory)) == here
         assert sock.fileno() == -1  # it belonged to the server
     assert descriptors() == before
@@ -181,7 +181,7 @@ async def test_every_name_is_served_and_parses_back(name, kind, directory, recor
         assert (address.host or address.path) == expected.format(directory=directory)
         assert Address(str(address)) == address
         assert vars_of(Address(str(address))) == vars_of(address)
-        assert recorder.of(Bound) == [Bound(address)]
+        assert recorder.of(AddressBound) == [AddressBound(address)]
         await ask(address, directory)
 
 

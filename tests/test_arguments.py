@@ -11,14 +11,14 @@ from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
 from asyncserver import (
-    ConnectionBroken,
-    DeadlineExceeded,
+    ConnectionBrokenError,
+    DeadlineExceededError,
     Limits,
     LineTooLongError,
     MessageTooLongError,
     Timeouts,
 )
-from asyncserver.events import Closed, Expired, Failed
+from asyncserver.events import ConnectionClosed, DeadlineExpired, HandlerFailed
 from tests.conftest import TLS, connect, serving
 from tests.test_connection import pair
 
@@ -89,8 +89,8 @@ async def test_a_negative_length_of_a_peers_replays_nothing(length, recorder):
             writer.write(struct.pack("!i", length) + b"abcdefgh")
             with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
                 await reader.readexactly(1)
-        await recorder.wait_for(Closed)
-    (failed,) = recorder.of(Failed)
+        await recorder.wait_for(ConnectionClosed)
+    (failed,) = recorder.of(HandlerFailed)
     assert isinstance(failed.error, ValueError)
 
 
@@ -130,7 +130,7 @@ async def test_what_came_before_a_reset_is_there_to_be_read():
         sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
-        with pytest.raises(ConnectionBroken):
+        with pytest.raises(ConnectionBrokenError):
             await connection.readexactly(2000)
         assert await connection.read(5000) == b"x" * 1000
 
@@ -228,7 +228,7 @@ async def test_an_end_without_close_notify_can_be_told(read, demanded, tls: TLS)
                 await connection.receive()
         except anyio.EndOfStream:
             seen.append(b"")
-        except ConnectionBroken as exc:
+        except ConnectionBrokenError as exc:
             seen.append(type(exc.__cause__).__name__)
         seen.append(connection.cut_off)
 
@@ -268,7 +268,7 @@ async def test_a_message_has_a_deadline_however_it_trickles(read, recorder):
                 await connection.readexactly(100_000)
             else:
                 await connection.readline()
-        except DeadlineExceeded:
+        except DeadlineExceededError:
             reached.set()
 
     timeouts = Timeouts(idle=10, message=30)
@@ -282,7 +282,7 @@ async def test_a_message_has_a_deadline_however_it_trickles(read, recorder):
                 writer.write(b"x" * 10)
                 await asyncio.sleep(1)
     assert 29 <= loop.time() - start <= 38
-    assert recorder.of(Expired)[0].deadline == "message"
+    assert recorder.of(DeadlineExpired)[0].deadline == "message"
 
 
 @pytest.mark.asyncio(loop_factories=["virtual"])

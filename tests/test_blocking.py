@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import compat
-from asyncserver import DeadlineExceeded, Limits, LineTooLongError, Timeouts
+from asyncserver import DeadlineExceededError, Limits, LineTooLongError, Timeouts
 from asyncserver._stream.blocking import HostedSocket, HostedTLSSocket, hosted
-from asyncserver.events import Disconnected, Expired
+from asyncserver.events import DeadlineExpired, PeerDisconnected
 from tests.conftest import TLS, connect, serving
 
 NONE = Timeouts(idle=None, write=None)
@@ -82,7 +82,7 @@ def test_idle_deadline_in_the_middle_raises(read, line, pair):
     theirs.sendall(b"half")
     with pytest.raises(TimeoutError) as caught:
         READS[read](ours)
-    assert isinstance(caught.value, DeadlineExceeded)
+    assert isinstance(caught.value, DeadlineExceededError)
     assert (caught.value.deadline, caught.value.seconds) == ("idle", 0.05)
     assert ours.overdue == "idle"
 
@@ -99,7 +99,7 @@ WRITES = {
 @pytest.mark.parametrize("write", WRITES)
 def test_write_deadline_raises_and_is_the_writes(write, pair):
     ours, _ = pair(Timeouts(idle=60, write=0.05))
-    with pytest.raises(DeadlineExceeded, match=r"Timeouts\.write"):
+    with pytest.raises(DeadlineExceededError, match=r"Timeouts\.write"):
         WRITES[write](ours, bytes(10_000_000))
     assert ours.overdue == "write"
 
@@ -108,7 +108,7 @@ def test_sendfile_has_the_write_deadline(pair, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(10_000_000))
     ours, _ = pair(Timeouts(idle=60, write=0.05))
-    with path.open("rb") as file, pytest.raises(DeadlineExceeded):
+    with path.open("rb") as file, pytest.raises(DeadlineExceededError):
         ours.sendfile(file)
 
 
@@ -116,7 +116,7 @@ def test_writing_leaves_the_idle_deadline_as_it_is(pair):
     ours, theirs = pair(Timeouts(idle=0.05, write=60))
     ours.sendall(b"hello")
     assert theirs.recv(10) == b"hello"
-    with pytest.raises(DeadlineExceeded, match=r"Timeouts\.idle"):
+    with pytest.raises(DeadlineExceededError, match=r"Timeouts\.idle"):
         ours.recv(1)
 
 
@@ -217,7 +217,7 @@ def test_reader_is_not_late_because_a_writer_is(tls: TLS, pair):
     read: list[bytes] = []
     reading = threading.Thread(target=lambda: read.append(ours.recv(5)))
     reading.start()
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceededError):
         ours.sendall(bytes(10_000_000))
     theirs.sendall(b"hello")
     reading.join(10)
@@ -253,7 +253,7 @@ async def test_deadline_is_told_once(swallows, recorder):
         assert await reader.read() == b"ready\n"
         assert server.stats.expired == {"idle": 1}
         assert server.stats.handler_errors == 0
-        assert len([each for each in recorder.events if isinstance(each, Expired)]) == 1
+        assert len([each for each in recorder.events if isinstance(each, DeadlineExpired)]) == 1
 
 
 async def test_write_deadline_counts_as_write():
@@ -293,5 +293,5 @@ async def test_hosted_handler_keeps_to_the_longest_line(recorder):
     ):  # fmt: skip
         writer.write(b"x" * 101)
         assert await reader.readline() == b"ready\n"
-        event = await recorder.wait_for(Disconnected)
+        event = await recorder.wait_for(PeerDisconnected)
         assert isinstance(event.error, LineTooLongError)

@@ -44,7 +44,7 @@ class Outer:
 
 async def patient(connection):
     await connection.send(b"begun\\n")
-    await connection.closing.wait()
+    await connection.draining.wait()
     await connection.send(b"done\\n")
 
 async def datagrams(datagram): ...

@@ -19,7 +19,7 @@ import pytest
 
 import compat
 from asyncserver import HandlerError, Limits, SettingError, Timeouts
-from asyncserver.events import Disconnected, Expired, Failed
+from asyncserver.events import DeadlineExpired, HandlerFailed, PeerDisconnected
 from tests.conftest import TLS, connect, serving, upper
 
 
@@ -146,7 +146,7 @@ async def test_exception_is_one_event_and_the_end_of_the_connection(recorder):
         connect(server.addresses[0]) as (reader, _),
     ):
         assert await reader.read() == b""
-        await recorder.wait_for(Failed)
+        await recorder.wait_for(HandlerFailed)
         assert server.stats.handler_errors == 1
 
 
@@ -158,7 +158,7 @@ async def test_peer_that_resets_is_not_the_handlers_fault(recorder):
         serving(compat.threaded(handler), "tcp://127.0.0.1:0", observers=[recorder]) as server,
         connect(server.addresses[0]),
     ):
-        await recorder.wait_for(Disconnected)
+        await recorder.wait_for(PeerDisconnected)
 
 
 @pytest.mark.parametrize("deadline", ["idle", "lifetime"])
@@ -174,7 +174,7 @@ async def test_deadline_ends_a_handler_that_waits(deadline, recorder):
         connect(server.addresses[0]) as (reader, _),
     ):
         assert await reader.read() == b""
-        await recorder.wait_for(Expired)
+        await recorder.wait_for(DeadlineExpired)
         assert server.stats.expired == {deadline: 1}
 
 
@@ -326,7 +326,7 @@ async def test_what_a_handler_raises_ends_its_thread_and_nothing_else(kind, fami
                 while server.stats.datagrams_in < count:
                     await asyncio.sleep(0)
             if kind is not SystemExit:  # which ends a thread without a word
-                assert type((await recorder.wait_for(Failed, count)).error) is kind
+                assert type((await recorder.wait_for(HandlerFailed, count)).error) is kind
         assert server.stats.handler_errors == (0 if kind is SystemExit else 2)
         assert server.state.name == "SERVING"
 
@@ -414,9 +414,11 @@ async def test_datagram_handler_sends_through_the_servers_socket():
 
 
 def test_max_threads_is_finite_unless_somebody_says_so():
-    server: Any = None
-    assert compat.threaded(Upper).service(server).capacity == 1000
-    assert compat.threaded(Upper, max_threads=None).service(server).capacity is None
+    def capacity(handler):
+        return handler.kind(None).capacity
+
+    assert capacity(compat.threaded(Upper)) == 1000
+    assert capacity(compat.threaded(Upper, max_threads=None)) is None
     assert compat.ThreadingTCPServer.max_threads is None  # as in the standard library
 
 

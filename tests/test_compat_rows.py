@@ -590,7 +590,7 @@ NAMES = [
     "connections",
     "clients",
     "running",
-    "closing",
+    "draining",
     "closed",
     "timeouts",
     "gate",

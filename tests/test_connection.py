@@ -14,9 +14,9 @@ from anyio.streams.text import TextStream
 
 import asyncserver
 from asyncserver import (
-    ConnectionBroken,
-    ConnectionBusy,
-    ConnectionClosed,
+    ConnectionBrokenError,
+    ConnectionBusyError,
+    ConnectionClosedError,
     IncompleteReadError,
     Limits,
     LineTooLongError,
@@ -164,7 +164,7 @@ async def test_second_reader_is_told_and_the_first_goes_on(url):
     async with pair(url) as (connection, _, writer):
         first = asyncio.create_task(connection.readline())
         await asyncio.sleep(0)
-        with pytest.raises(ConnectionBusy):
+        with pytest.raises(ConnectionBusyError):
             await connection.receive()
         writer.write(b"for the first\n")
         assert await first == b"for the first\n"
@@ -173,10 +173,10 @@ async def test_second_reader_is_told_and_the_first_goes_on(url):
 async def test_reset_by_the_peer():
     async with pair(TCP) as (connection, _, writer):
         reset(writer)
-        with pytest.raises(ConnectionBroken) as caught:
+        with pytest.raises(ConnectionBrokenError) as caught:
             await connection.readline()
         assert isinstance(caught.value.__cause__, ConnectionResetError)
-        with pytest.raises(ConnectionBroken):
+        with pytest.raises(ConnectionBrokenError):
             await connection.send(b"too late")
         await connection.aclose()  # never raises
 
@@ -186,7 +186,7 @@ async def test_reset_while_sending():
         sending = asyncio.create_task(connection.send(b"x" * 10_000_000))
         await asyncio.sleep(0)
         reset(writer)
-        with pytest.raises(ConnectionBroken):
+        with pytest.raises(ConnectionBrokenError):
             await sending
 
 
@@ -197,7 +197,7 @@ async def test_sending_to_a_lost_connection_ends_a_busy_handler(caplog):
         await writer.drain()
         await connection.readexactly(50_000)
         reset(writer)
-        with pytest.raises(ConnectionBroken):
+        with pytest.raises(ConnectionBrokenError):
             async for line in connection.lines():
                 await connection.send(line)
     assert "socket.send() raised exception" not in caplog.text
@@ -213,7 +213,7 @@ async def test_everything_after_closing_says_so(url):
         assert await reader.read() == b"goodbye"
         for use in (connection.receive(), connection.send(b""), connection.readline(),
                     connection.send_eof(), anext(connection)):  # fmt: skip
-            with pytest.raises(ConnectionClosed):
+            with pytest.raises(ConnectionClosedError):
                 await use
         assert "closed" in repr(connection)
 
@@ -223,7 +223,7 @@ async def test_closing_wakes_a_reader(url):
         reading = asyncio.create_task(connection.readline())
         await asyncio.sleep(0)
         await connection.aclose()
-        with pytest.raises(ConnectionClosed):
+        with pytest.raises(ConnectionClosedError):
             await reading
 
 
@@ -234,7 +234,7 @@ async def test_close_sends_what_was_written(url):
         closing = asyncio.create_task(connection.aclose())
         assert len(await reader.read()) == 3_000_000
         await closing
-        with contextlib.suppress(ConnectionClosed):
+        with contextlib.suppress(ConnectionClosedError):
             await sending
 
 
@@ -243,7 +243,7 @@ async def test_half_close_in_both_directions(url):
         await connection.send(b"last words")
         await connection.send_eof()
         assert await reader.read() == b"last words"
-        with pytest.raises(ConnectionClosed):
+        with pytest.raises(ConnectionClosedError):
             await connection.send(b"more")
         writer.write(b"still talking\n")
         assert await connection.readline() == b"still talking\n"

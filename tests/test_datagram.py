@@ -12,14 +12,14 @@ import pytest
 import asyncserver
 from asyncserver import (
     Address,
-    ConnectionBroken,
-    DeadlineExceeded,
+    ConnectionBrokenError,
+    DeadlineExceededError,
     Limits,
     NoReplyAddressError,
     Timeouts,
 )
 from asyncserver._datagram.datagram import BATCH, LEAST, STEPS
-from asyncserver.events import Disconnected, Failed
+from asyncserver.events import HandlerFailed, PeerDisconnected
 from tests.conftest import descriptors, serving
 
 
@@ -224,9 +224,9 @@ async def test_reply_to_a_peer_that_has_gone_is_no_handler_error(directory, reco
         with client(server.addresses[0], directory) as sock:
             sock.send(b"hello")
         go.set()
-        gone = await recorder.wait_for(Disconnected)
-        assert isinstance(gone.error, ConnectionBroken)
-    assert recorder.of(Failed) == []
+        gone = await recorder.wait_for(PeerDisconnected)
+        assert isinstance(gone.error, ConnectionBrokenError)
+    assert recorder.of(HandlerFailed) == []
 
 
 async def test_reply_waits_for_a_full_queue(directory):
@@ -254,7 +254,7 @@ async def test_reply_to_a_queue_that_stays_full(directory):
         try:
             while True:
                 await datagram.reply(b"more")
-        except DeadlineExceeded as exc:
+        except DeadlineExceededError as exc:
             outcome.set_result(exc.deadline)
 
     url = f"unixgram://{directory}/server.sock"
@@ -273,7 +273,7 @@ async def test_reply_that_is_too_long_is_the_handlers_error(dgram, directory, re
     async with serving(handler, dgram, observers=[recorder]) as server:
         with client(server.addresses[0], directory) as sock:
             sock.send(b"hello")
-            failed = await recorder.wait_for(Failed)
+            failed = await recorder.wait_for(HandlerFailed)
             assert isinstance(failed.error, OSError)
             assert failed.error.errno == errno.EMSGSIZE
 
@@ -292,12 +292,13 @@ async def test_in_flight_finish_and_reply_while_draining(dgram, directory):
             sock.send(b"hello")
             await started.wait()
             closing = asyncio.create_task(server.close(grace=5))
-            await server.closing.wait()
+            await server.draining.wait()
             go.set()
             assert await receive(sock) == b"HELLO"
             await closing
-            with pytest.raises(asyncserver.ConnectionClosed):
-                server._doors.endpoints[0].try_send(b"late", sock.getsockname(), [])
+            assert server._parts is not None
+            with pytest.raises(asyncserver.ConnectionClosedError):
+                server._parts.listeners.endpoints[0].try_send(b"late", sock.getsockname(), [])
     assert descriptors() == before
 
 

@@ -6,12 +6,13 @@ import errno
 import socket
 import struct
 import threading
+from typing import Any
 
 import pytest
 
 import asyncserver
 from asyncserver import Limits, Server, ServerState, ServerStateError, SettingError, Timeouts
-from asyncserver.events import Drained, Draining, Opened, Refused
+from asyncserver.events import ConnectionOpened, ConnectionRefused, DrainFinished, DrainStarted
 from tests.conftest import TLS, connect, descriptors, serving, upper
 
 TCP = "tcp://127.0.0.1:0"
@@ -66,7 +67,7 @@ async def test_everybody_in_the_queue_is_served(url, capacity, recorder):
             dial(address)
     assert await answers(clients) == [b"HELLO\n"] * 100
     await server.wait_closed()
-    assert recorder.of(Drained) == [Drained(finished=100, cancelled=0, aborted=0)]
+    assert recorder.of(DrainFinished) == [DrainFinished(finished=100, cancelled=0, aborted=0)]
     assert descriptors() == before
 
 
@@ -78,28 +79,29 @@ async def test_guests_that_find_no_room_within_the_grace_are_refused_and_counted
     server = Server(forever, TCP, limits=limits, observers=[recorder])
     await server.start()
     clients = [dial(server.addresses[0]) for _ in range(4)]
-    await recorder.wait_for(Opened)
+    await recorder.wait_for(ConnectionOpened)
     await server.close(grace=0.01)
-    assert len(recorder.of(Opened)) == 1
+    assert len(recorder.of(ConnectionOpened)) == 1
     assert server.stats.refused == {"connections": 3}
-    assert len(recorder.of(Refused)) == 3
+    assert len(recorder.of(ConnectionRefused)) == 3
     for client in clients:
         client.close()
 
 
 async def test_a_queue_is_emptied_when_descriptors_are_there_again(monkeypatch):
-    monkeypatch.setattr("asyncserver._server.listening.BACK_OFF", 0.001)
+    monkeypatch.setattr("asyncserver._server.listeners.BACK_OFF", 0.001)
     server = Server(upper, TCP, timeouts=Timeouts(first=0.05))
     await server.start()
-    (door,) = server._doors._doors
+    listeners: Any = server._parts and server._parts.listeners
+    (listener,) = listeners._streams
     tries = [OSError(errno.EMFILE, "Too many open files")] * 3
 
     def accept():
         if tries:
             raise tries.pop()
-        return door.accept()
+        return listener.accept()
 
-    server._doors._doors[:] = [door._replace(accept=accept)]
+    listeners._streams[:] = [listener._replace(accept=accept)]
     client = dial(server.addresses[0])
     client.sendall(b"hello\n")
     client.shutdown(socket.SHUT_WR)
@@ -127,7 +129,7 @@ async def test_without_grace_the_queue_is_not_emptied(recorder):
     await server.start()
     client = dial(server.addresses[0])
     await server.close(grace=0)
-    assert recorder.of(Opened) == []
+    assert recorder.of(ConnectionOpened) == []
     client.close()
 
 
@@ -153,23 +155,23 @@ async def test_a_client_that_has_just_connected_may_speak(url, encrypted, tls: T
     await server.start()
     async with connect(server.addresses[0], **options) as (reader, writer):
         closing = asyncio.create_task(server.close(grace=20))
-        await recorder.wait_for(Draining)
+        await recorder.wait_for(DrainStarted)
         for _ in range(5):
             await asyncio.sleep(0)
         writer.write(b"hello\n")
         assert await reader.readline() == b"HELLO\n"
         assert await reader.read() == b""  # then it is between two messages
         await closing
-    assert recorder.of(Drained) == [Drained(finished=1, cancelled=0, aborted=0)]
+    assert recorder.of(DrainFinished) == [DrainFinished(finished=1, cancelled=0, aborted=0)]
 
 
 async def test_a_handshake_may_begin_when_the_drain_has_begun(tls: TLS, recorder):
     server = Server(upper, TCP, tls=tls.server, observers=[recorder])
     await server.start()
     client = dial(server.addresses[0])
-    await recorder.wait_for(Opened)
+    await recorder.wait_for(ConnectionOpened)
     closing = asyncio.create_task(server.close(grace=20))
-    await recorder.wait_for(Draining)
+    await recorder.wait_for(DrainStarted)
     for _ in range(5):
         await asyncio.sleep(0)
     reader, writer = await asyncio.open_connection(
@@ -194,11 +196,11 @@ async def test_who_never_speaks_does_not_eat_the_grace(
     )  # fmt: skip
     await server.start()
     client = dial(server.addresses[0])
-    await recorder.wait_for(Opened)
+    await recorder.wait_for(ConnectionOpened)
     start = loop.time()
     await server.close(grace=grace)
     assert loop.time() - start == pytest.approx(seconds, abs=0.1)
-    assert recorder.of(Drained) == [Drained(finished=1, cancelled=0, aborted=0)]
+    assert recorder.of(DrainFinished) == [DrainFinished(finished=1, cancelled=0, aborted=0)]
     client.close()
 
 
@@ -208,7 +210,7 @@ async def test_who_has_been_silent_for_long_is_told_at_once(recorder):
     server = Server(upper, TCP, observers=[recorder])
     await server.start()
     client = dial(server.addresses[0])
-    await recorder.wait_for(Opened)
+    await recorder.wait_for(ConnectionOpened)
     await asyncio.sleep(6)
     start = loop.time()
     await server.close(grace=30)
@@ -222,9 +224,9 @@ async def test_bytes_that_came_during_a_stall_count_as_first_words(recorder):
     server = Server(upper, TCP, observers=[recorder], timeouts=Timeouts(first=1))
     await server.start()
     client = dial(server.addresses[0])
-    await recorder.wait_for(Opened)
+    await recorder.wait_for(ConnectionOpened)
     closing = asyncio.create_task(server.close(grace=30))
-    await recorder.wait_for(Draining)
+    await recorder.wait_for(DrainStarted)
     await asyncio.sleep(0.5)
     client.sendall(b"hello\n")
     loop._jumped += 10  # type: ignore[attr-defined] # a handler has held up the loop for so long
@@ -267,7 +269,7 @@ async def test_who_cancels_all_tasks_closes_the_server(url, recorder):
     server = Server(forever, url, "udp://127.0.0.1:0", observers=[recorder])
     await server.start()
     client = dial(server.addresses[0])
-    await recorder.wait_for(Opened)
+    await recorder.wait_for(ConnectionOpened)
     server.begin_close(grace=None)
     await asyncio.sleep(0)
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -392,14 +394,14 @@ async def test_a_drain_cuts_no_message_short(name, url, recorder):
         assert await reader.readexactly(len(heard)) == heard
         await received(server, len(begin))
         closing = asyncio.create_task(server.close(grace=20))
-        await recorder.wait_for(Draining)
+        await recorder.wait_for(DrainStarted)
         for _ in range(5):
             await asyncio.sleep(0)
         writer.write(rest)
         writer.write_eof()
         assert (await reader.read()).endswith(answer)
         await closing
-    assert recorder.of(Drained) == [Drained(finished=1, cancelled=0, aborted=0)]
+    assert recorder.of(DrainFinished) == [DrainFinished(finished=1, cancelled=0, aborted=0)]
 
 
 async def received(server, size):
@@ -441,7 +443,7 @@ async def test_between_two_messages_a_loop_ends_by_itself(loop, url, recorder):
         await server.close(grace=20)
         assert await reader.read() == b""
     assert ended[-1] is False  # and not the peer's end
-    assert recorder.of(Drained) == [Drained(finished=1, cancelled=0, aborted=0)]
+    assert recorder.of(DrainFinished) == [DrainFinished(finished=1, cancelled=0, aborted=0)]
 
 
 async def test_the_peers_end_can_be_told_from_the_drains(url):
@@ -450,7 +452,7 @@ async def test_the_peers_end_can_be_told_from_the_drains(url):
     async def handler(connection):
         async for line in connection.lines():
             await connection.send(line)
-        seen.append((connection.at_eof(), bool(connection.closing)))
+        seen.append((connection.at_eof(), bool(connection.draining)))
 
     async with serving(handler, url) as server, connect(server.addresses[0]) as (reader, writer):
         writer.write(b"hello\n")
@@ -474,7 +476,7 @@ async def test_what_was_not_answered_is_waited_for(messages, recorder):
         while not lines:
             await asyncio.sleep(0)
         closing = asyncio.create_task(server.close(grace=20))
-        await recorder.wait_for(Draining)
+        await recorder.wait_for(DrainStarted)
         for _ in range(5):
             await asyncio.sleep(0)
         writer.write(b"two\n")
@@ -491,7 +493,7 @@ async def test_a_handler_that_may_be_inside_a_message_can_confirm_nothing(url, r
         await connection.send(b"354 go\r\n")
         body = [line async for line in connection.lines()]
         stored.append(body)
-        with pytest.raises(asyncserver.ConnectionClosed, match="server drains"):
+        with pytest.raises(asyncserver.ConnectionClosedError, match="server drains"):
             await connection.send(b"250 ok\r\n")
 
     server = Server(mail_without_a_loop_around_it, url, observers=[recorder])
@@ -540,7 +542,7 @@ async def test_what_another_task_sends_is_no_answer(recorder):
         writer.write(b"one\n")
         assert await reader.readexactly(4) == b"ping"
         closing = asyncio.create_task(server.close(grace=20))
-        await recorder.wait_for(Draining)
+        await recorder.wait_for(DrainStarted)
         for _ in range(8):
             await asyncio.sleep(0)
         writer.write(b"two\n")
@@ -632,12 +634,12 @@ async def test_handlers_have_time_to_clean_up(recorder):
 
     async with serving(handler, TCP, observers=[recorder], timeouts=Timeouts(cleanup=2)) as server:
         clients = [dial(server.addresses[0]) for _ in range(20)]
-        await recorder.wait_for(Opened, 20)
+        await recorder.wait_for(ConnectionOpened, 20)
         await server.close(grace=0)
         for client in clients:
             client.close()
     assert len(cleaned) == 20
-    assert recorder.of(Drained) == [Drained(finished=0, cancelled=20, aborted=0)]
+    assert recorder.of(DrainFinished) == [DrainFinished(finished=0, cancelled=20, aborted=0)]
 
 
 @pytest.mark.parametrize("how", ["task", "gather", "wait_for", "group"])
@@ -661,4 +663,4 @@ async def test_close_by_a_task_that_a_handler_awaits(how, url, recorder):
         writer.write(b"close\n")
         assert await reader.read() == b"closing\n"
     await server.wait_closed()
-    assert recorder.of(Drained) == [Drained(finished=1, cancelled=0, aborted=0)]
+    assert recorder.of(DrainFinished) == [DrainFinished(finished=1, cancelled=0, aborted=0)]

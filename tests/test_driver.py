@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from asyncserver import DeadlineExceeded, Limits, Timeouts
-from asyncserver._stream.budget import Pace
+from asyncserver import DeadlineExceededError, Limits, Timeouts
+from asyncserver._stream.budget import TurnBudget
 from asyncserver._stream.connection import Connection
 from asyncserver._stream.protocol import CORK, StreamProtocol
 
@@ -40,7 +40,7 @@ class Driven:
 
     def __init__(self, handler):
         self.loop = asyncio.get_running_loop()
-        self.protocol = StreamProtocol(self.loop, 2**16, Pace(self.loop))
+        self.protocol = StreamProtocol(self.loop, 2**16, TurnBudget(self.loop))
         self.transport = Transport()
         self.protocol.connection_made(self.transport)
         self.connection = Connection(self.protocol, ("127.0.0.1", 1), Limits(), Timeouts())
@@ -296,13 +296,13 @@ async def test_a_handler_may_cancel_its_own_task(waits):
 
 async def test_whoever_sends_when_the_connection_has_failed_gets_the_error():
     async def handler(connection):
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceededError):
             await connection.read(1)
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceededError):
             await connection.send(b"too late")
 
     driven = Driven(handler)
     await asyncio.sleep(0)
-    driven.loop.call_soon(driven.protocol.fail, DeadlineExceeded("write", 1.0))
+    driven.loop.call_soon(driven.protocol.fail, DeadlineExceededError("write", 1.0))
     await driven.task
     assert driven.transport.written == []

@@ -21,7 +21,7 @@ def test_observers_are_told_in_order_and_none_disturbs_another(caplog):
         raise ZeroDivisionError
 
     observers = events.Observers([first, lambda event: seen.append(("second", event))])
-    event = events.Opened(PEER)
+    event = events.ConnectionOpened(PEER)
     observers.emit(event)
     assert seen == [("first", event), ("second", event)]
     (record,) = caplog.records
@@ -34,20 +34,32 @@ ERROR = ValueError("a bug")
 @pytest.mark.parametrize(
     ("event", "level", "text"),
     [
-        (events.Bound("tcp://127.0.0.1:1"), "INFO", "listening on tcp://127.0.0.1:1"),
-        (events.Opened(PEER), "DEBUG", "192.0.2.1:7: opened"),
-        (events.Closed(PEER, 1, 2), "DEBUG", "192.0.2.1:7: closed, 1 bytes in, 2 out"),
-        (events.Refused(PEER, "per_host"), "DEBUG", "refused, Limits.per_host is reached"),
-        (events.Saturated(10), "WARNING", "Limits.connections is reached (10)"),
-        (events.Exhausted(OSError(24, "Too many"), first=True), "WARNING", "cannot accept"),
+        (events.AddressBound("tcp://127.0.0.1:1"), "INFO", "listening on tcp://127.0.0.1:1"),
+        (events.ConnectionOpened(PEER), "DEBUG", "192.0.2.1:7: opened"),
+        (events.ConnectionClosed(PEER, 1, 2), "DEBUG", "192.0.2.1:7: closed, 1 bytes in, 2 out"),
+        (
+            events.ConnectionRefused(PEER, "per_host"),
+            "DEBUG",
+            "refused, Limits.per_host is reached",
+        ),
+        (events.ConnectionLimitReached(10), "WARNING", "Limits.connections is reached (10)"),
+        (
+            events.ResourcesExhausted(OSError(24, "Too many"), first=True),
+            "WARNING",
+            "cannot accept",
+        ),
         (events.HandshakeFailed(PEER, ERROR), "DEBUG", "TLS handshake failed: a bug"),
-        (events.Disconnected(PEER, ERROR), "DEBUG", "disconnected: a bug"),
-        (events.Expired(PEER, "idle"), "DEBUG", "the idle deadline is over"),
-        (events.Failed(PEER, ERROR), "ERROR", "192.0.2.1:7: the handler failed"),
-        (events.Draining(3, 30.0), "DEBUG", "draining 3 connections for up to 30 s"),
-        (events.Draining(3, None), "DEBUG", "draining 3 connections without a limit"),
-        (events.Drained(3, 0, 0), "INFO", "closed: 3 handlers finished, 0 cancelled, 0 aborted"),
-        (events.Drained(0, 1, 0), "WARNING", "closed: 0 handlers finished, 1 cancelled"),
+        (events.PeerDisconnected(PEER, ERROR), "DEBUG", "disconnected: a bug"),
+        (events.DeadlineExpired(PEER, "idle"), "DEBUG", "the idle deadline is over"),
+        (events.HandlerFailed(PEER, ERROR), "ERROR", "192.0.2.1:7: the handler failed"),
+        (events.DrainStarted(3, 30.0), "DEBUG", "draining 3 connections for up to 30 s"),
+        (events.DrainStarted(3, None), "DEBUG", "draining 3 connections without a limit"),
+        (
+            events.DrainFinished(3, 0, 0),
+            "INFO",
+            "closed: 3 handlers finished, 0 cancelled, 0 aborted",
+        ),
+        (events.DrainFinished(0, 1, 0), "WARNING", "closed: 0 handlers finished, 1 cancelled"),
     ],
 )
 def test_every_event_is_one_record(event, level, text, caplog):
@@ -56,11 +68,11 @@ def test_every_event_is_one_record(event, level, text, caplog):
     (record,) = caplog.records
     assert record.levelname == level
     assert text in record.getMessage()
-    assert bool(record.exc_info) is isinstance(event, events.Failed)
+    assert bool(record.exc_info) is isinstance(event, events.HandlerFailed)
 
 
 def test_exhaustion_is_one_record_an_episode(caplog):
-    Log()(events.Exhausted(OSError(24, "Too many"), first=False))
+    Log()(events.ResourcesExhausted(OSError(24, "Too many"), first=False))
     assert caplog.records == []
 
 
@@ -88,9 +100,9 @@ def test_what_a_peer_calls_itself_is_one_line_in_every_event_and_every_encoding(
     peer = "@\n\udcff\u2028ü"
     log = Log()
     for event in (
-        events.Opened(peer), events.Closed(peer, 1, 2), events.Refused(peer, "per_host"),
-        events.HandshakeFailed(peer, OSError(peer)), events.Disconnected(peer, OSError(peer)),
-        events.Expired(peer, "idle"), events.Failed(peer, ValueError("a bug")),
+        events.ConnectionOpened(peer), events.ConnectionClosed(peer, 1, 2), events.ConnectionRefused(peer, "per_host"),
+        events.HandshakeFailed(peer, OSError(peer)), events.PeerDisconnected(peer, OSError(peer)),
+        events.DeadlineExpired(peer, "idle"), events.HandlerFailed(peer, ValueError("a bug")),
     ):  # fmt: skip
         log(event)
     assert len(caplog.records) == 7
@@ -105,18 +117,18 @@ class Panic(BaseException):
     """As some libraries have it."""
 
 
-def failure(error: type[BaseException]) -> events.Failed:
+def failure(error: type[BaseException]) -> events.HandlerFailed:
     try:
         raise error("a bug")
     except error as exc:
-        return events.Failed(PEER, exc)
+        return events.HandlerFailed(PEER, exc)
 
 
-def another(error: type[BaseException]) -> events.Failed:
+def another(error: type[BaseException]) -> events.HandlerFailed:
     try:
         raise error("another bug")
     except error as exc:
-        return events.Failed(PEER, exc)
+        return events.HandlerFailed(PEER, exc)
 
 
 class Clock:
@@ -131,7 +143,7 @@ def test_records_of_one_kind_are_limited_in_rate_and_what_is_left_out_is_counted
     clock = Clock()
     log, tally = Log(clock), Tally()
     for _ in range(8020):
-        for event in (failure(error), events.Closed(PEER, 0, 0)):
+        for event in (failure(error), events.ConnectionClosed(PEER, 0, 0)):
             tally(event)
             log(event)
     said = [record.getMessage() for record in caplog.records]
@@ -148,7 +160,7 @@ def test_records_of_one_kind_are_limited_in_rate_and_what_is_left_out_is_counted
     log(failure(error))
     assert caplog.records == []
     clock.now = 60.0
-    log(events.Opened(PEER))
+    log(events.ConnectionOpened(PEER))
     (record,) = caplog.records
     assert record.levelname == "ERROR"
     assert re.fullmatch(
@@ -164,10 +176,10 @@ def test_what_was_left_out_is_said_at_the_end(caplog):
     log = Log(Clock())
     for _ in range(12):
         log(failure(ValueError))
-        log(events.Saturated(5))
+        log(events.ConnectionLimitReached(5))
     caplog.clear()
-    log(events.Drained(0, 0, 0))
-    log(events.Drained(0, 0, 0))
+    log(events.DrainFinished(0, 0, 0))
+    log(events.DrainFinished(0, 0, 0))
     levels = [(record.levelname, record.getMessage()[:24]) for record in caplog.records]
     assert levels == [
         ("ERROR", "2 more records were left"), ("WARNING", "2 more records were left"),
@@ -211,7 +223,7 @@ def test_observer_that_always_fails_is_told_more_and_more_rarely(caplog):
 
     observers = events.Observers([broken])
     for _ in range(5000):
-        observers.emit(events.Opened("@\n\udcff"))
+        observers.emit(events.ConnectionOpened("@\n\udcff"))
     said = [record.getMessage() for record in caplog.records]
     numbers = [int(text.rpartition("failure ")[2].rstrip(")")) for text in said]
     assert numbers == [*range(1, 11), 100, 1000]
@@ -221,10 +233,10 @@ def test_observer_that_always_fails_is_told_more_and_more_rarely(caplog):
 def test_tally_counts_by_kind():
     tally = Tally()
     for event in (
-        events.Opened(PEER), events.Opened(PEER), events.Closed(PEER, 10, 20),
-        events.Refused(PEER, "per_host"), events.HandshakeFailed(PEER, ERROR),
-        events.Failed(PEER, ERROR), events.Disconnected(PEER, ERROR), events.Expired(PEER, "idle"),
-        events.Exhausted(OSError(), first=True), events.Bound("nowhere"), events.Saturated(1),
+        events.ConnectionOpened(PEER), events.ConnectionOpened(PEER), events.ConnectionClosed(PEER, 10, 20),
+        events.ConnectionRefused(PEER, "per_host"), events.HandshakeFailed(PEER, ERROR),
+        events.HandlerFailed(PEER, ERROR), events.PeerDisconnected(PEER, ERROR), events.DeadlineExpired(PEER, "idle"),
+        events.ResourcesExhausted(OSError(), first=True), events.AddressBound("nowhere"), events.ConnectionLimitReached(1),
     ):  # fmt: skip
         tally(event)
     counters = {name: value for name, value in vars(tally).items() if not name.startswith("_")}

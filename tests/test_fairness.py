@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from asyncserver._listen.acceptor import BATCH
-from asyncserver._stream.budget import BUDGET, COSTLY, LEAST, TOGETHER, Pace
-from asyncserver.events import Opened
+from asyncserver._server.acceptor import BATCH
+from asyncserver._stream.budget import BUDGET, COSTLY, LEAST, TOGETHER, TurnBudget
+from asyncserver.events import ConnectionOpened
 from tests.conftest import TLS, connect, serving
 
 TURN_OF_LINES = BUDGET // 2  # a line is read, and it is answered
@@ -208,7 +208,7 @@ async def test_listeners_accept_together_what_one_would():
     accepted = Turns()
 
     def count(event):
-        if isinstance(event, Opened):
+        if isinstance(event, ConnectionOpened):
             accepted.count()
 
     async def handler(connection):
@@ -237,7 +237,7 @@ def test_the_more_are_busy_the_less_each_has():
             self.later = callback
 
     loop: Any = Loop()
-    pace = Pace(loop)
+    pace = TurnBudget(loop)
     assert pace.budget == BUDGET
     for busy, budget in (
         (1, BUDGET),

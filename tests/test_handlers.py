@@ -10,7 +10,7 @@ import pytest
 
 import asyncserver
 from asyncserver import HandlerError, IncompleteReadError, Server
-from asyncserver.events import Closed, Disconnected, Failed, Opened
+from asyncserver.events import ConnectionClosed, ConnectionOpened, HandlerFailed, PeerDisconnected
 from tests.conftest import connect, serving
 from tests.test_datagram import client, receive
 
@@ -98,7 +98,7 @@ async def test_every_kind_of_handler(handler, url, recorder):
         async with connect(server.addresses[0]) as (reader, writer):
             writer.write(b"hello\n")
             assert await reader.read() == b"HELLO\n"
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         assert server.stats.active == 0
         assert server.stats.handler_errors == 0
 
@@ -153,9 +153,9 @@ async def test_finish_runs_whenever_setup_did(stage, recorder):
                     await asyncio.sleep(0)
                 await server.close(grace=0)
             assert await reader.read() == b""
-            await recorder.wait_for(Closed)
+            await recorder.wait_for(ConnectionClosed)
     assert calls == ([] if stage == "setup" else ["setup", "finish"])
-    assert len(recorder.of(Failed)) == (stage != "cancelled")
+    assert len(recorder.of(HandlerFailed)) == (stage != "cancelled")
 
 
 @pytest.mark.parametrize("dgram", ["udp://127.0.0.1:0", "unixgram"])
@@ -185,7 +185,7 @@ async def test_peer_that_leaves_in_the_middle_is_no_handler_error(recorder):
             writer.write(b"half a line")
             writer.write_eof()
             assert await reader.read() == b""
-        gone = await recorder.wait_for(Disconnected)
+        gone = await recorder.wait_for(PeerDisconnected)
         assert isinstance(gone.error, IncompleteReadError)
         assert server.stats.handler_errors == 0
 
@@ -198,7 +198,7 @@ async def test_trouble_with_another_stream_is_a_handler_error(error, recorder):
     async with serving(proxy, TCP, observers=[recorder]) as server:
         async with connect(server.addresses[0]) as (reader, _):
             assert await reader.read() == b""
-        assert isinstance((await recorder.wait_for(Failed)).error, error)
+        assert isinstance((await recorder.wait_for(HandlerFailed)).error, error)
 
 
 async def test_groups_of_errors_are_looked_into(recorder):
@@ -209,8 +209,8 @@ async def test_groups_of_errors_are_looked_into(recorder):
     async with serving(handler, TCP, observers=[recorder]) as server:
         async with connect(server.addresses[0]) as (_, writer):
             writer.write_eof()
-            assert isinstance((await recorder.wait_for(Disconnected)).error, ExceptionGroup)
-    assert recorder.of(Failed) == []
+            assert isinstance((await recorder.wait_for(PeerDisconnected)).error, ExceptionGroup)
+    assert recorder.of(HandlerFailed) == []
 
 
 # -- protocols -----------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ async def test_connection_lost_is_called_once_and_the_slot_is_free(url, recorder
     async with serving(Protocol, url, observers=[recorder]) as server:
         async with connect(server.addresses[0]) as (_, writer):
             writer.write_eof()
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         assert lost == [None]
         assert server.stats.active == 0
 
@@ -259,7 +259,7 @@ async def test_exchanged_protocol_gives_its_slot_back(recorder):
             await exchanged.wait()
             writer.write(b"hello")
             assert await reader.read() == b"HELLO"
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         assert server.stats.active == 0
 
 
@@ -269,7 +269,7 @@ async def test_protocol_is_told_of_the_drain(url):
             self.transport = transport
             transport.write(b"hello ")
 
-        def closing(self):
+        def draining(self):
             self.transport.write(b"bye")
             self.transport.close()
 
@@ -283,12 +283,12 @@ async def test_protocol_is_told_of_the_drain(url):
 
 async def test_protocol_that_fails_when_told_does_not_hold_up_the_drain(recorder):
     class Rude(asyncio.Protocol):
-        def closing(self):
+        def draining(self):
             raise ZeroDivisionError
 
     async with serving(Rude, TCP, observers=[recorder]) as server:
         async with connect(server.addresses[0]) as (reader, _):
-            await recorder.wait_for(Opened)
+            await recorder.wait_for(ConnectionOpened)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             await server.close(grace=0)
@@ -300,9 +300,9 @@ async def test_factory_that_returns_no_protocol(recorder):
     async with serving(lambda: None, TCP, observers=[recorder]) as server:
         async with connect(server.addresses[0]) as (reader, _):
             assert await reader.read() == b""
-        failed = await recorder.wait_for(Failed)
+        failed = await recorder.wait_for(HandlerFailed)
         assert "must return an asyncio.Protocol" in str(failed.error)
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         assert server.stats.active == 0
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import asyncserver
 from asyncserver import Server, ServerState, ServerStateError
-from asyncserver.events import Drained, Draining, Opened
+from asyncserver.events import ConnectionOpened, DrainFinished, DrainStarted
 from tests.conftest import connect, descriptors, serving, upper
 
 BIG = 2_000_000  # bytes: more than all the buffers between two ends of a socket
@@ -79,14 +79,14 @@ async def test_drain_of_idle_busy_and_stubborn_clients(url, recorder, caplog, ca
             await stubborn.started.wait()
             start = loop.time()
             closing = asyncio.create_task(server.close(grace=1))
-            await recorder.wait_for(Draining)
+            await recorder.wait_for(DrainStarted)
             assert await refuses(address)
             assert await idle[0].read() == b""  # it ends by itself
             assert len(await busy[0].read()) == BIG  # it gets every byte
             await closing
             assert loop.time() - start <= 1.5
             assert server.state is ServerState.CLOSED
-            assert recorder.of(Drained) == [Drained(finished=2, cancelled=0, aborted=1)]
+            assert recorder.of(DrainFinished) == [DrainFinished(finished=2, cancelled=0, aborted=1)]
             assert await third[0].read() == b""
     assert stubborn.swallowed == 1
     assert [record.getMessage() for record in caplog.records] == [
@@ -124,7 +124,7 @@ async def test_request_in_progress_is_finished_and_buffered_lines_are_served(url
         writer.write(b"one\ntwo\nthree")
         await started.wait()
         closing = asyncio.create_task(server.close(grace=5))
-        await server.closing.wait()
+        await server.draining.wait()
         go.set()
         assert await reader.readexactly(8) == b"ONE\nTWO\n"
         writer.write(b"\n")  # the third is on its way, so it is waited for
@@ -148,10 +148,10 @@ async def test_closing_can_be_looked_at_and_waited_for():
     seen = []
 
     async def handler(connection):
-        seen.append(bool(connection.closing))
+        seen.append(bool(connection.draining))
         await connection.send(b".")
-        await connection.closing.wait()
-        seen.append(bool(connection.closing))
+        await connection.draining.wait()
+        seen.append(bool(connection.draining))
 
     timeouts = asyncserver.Timeouts(first=0.01)
     async with serving(handler, "tcp://127.0.0.1:0", timeouts=timeouts) as server:
@@ -173,10 +173,10 @@ async def test_handler_is_cancelled_after_the_grace(recorder):
 
     async with serving(forever, "tcp://127.0.0.1:0", observers=[recorder]) as server:
         async with connect(server.addresses[0]):
-            await recorder.wait_for(Opened)
+            await recorder.wait_for(ConnectionOpened)
             await server.close(grace=0)
     assert cancelled.is_set()
-    assert recorder.of(Drained) == [Drained(finished=0, cancelled=1, aborted=0)]
+    assert recorder.of(DrainFinished) == [DrainFinished(finished=0, cancelled=1, aborted=0)]
 
 
 @pytest.mark.parametrize("where", ["handler", "child"])
@@ -205,13 +205,13 @@ async def test_second_close_with_less_grace_shortens_the_first(recorder):
 
     async with serving(forever, "tcp://127.0.0.1:0", observers=[recorder]) as server:
         async with connect(server.addresses[0]):
-            await recorder.wait_for(Opened)
+            await recorder.wait_for(ConnectionOpened)
             patient = asyncio.create_task(server.close(grace=None))
-            await recorder.wait_for(Draining)
+            await recorder.wait_for(DrainStarted)
             await server.close(grace=0)
             await patient
             await server.close()  # and once more is nothing
-    assert len(recorder.of(Drained)) == 1
+    assert len(recorder.of(DrainFinished)) == 1
 
 
 async def test_abort_closes_without_grace(recorder):
@@ -220,7 +220,7 @@ async def test_abort_closes_without_grace(recorder):
 
     async with serving(forever, "tcp://127.0.0.1:0", observers=[recorder]) as server:
         async with connect(server.addresses[0]) as (reader, _):
-            await recorder.wait_for(Opened)
+            await recorder.wait_for(ConnectionOpened)
             server.abort()
             await server.wait_closed()
             assert await reader.read() == b""
@@ -251,7 +251,7 @@ async def test_close_while_it_starts(monkeypatch):
             await found.wait()
         return ["127.0.0.1"]
 
-    monkeypatch.setattr("asyncserver._server.listening.resolve", resolve)
+    monkeypatch.setattr("asyncserver._server.listeners.resolve", resolve)
     starting = asyncio.create_task(server.start())
     await looking_up.wait()
     closing = asyncio.create_task(server.close())
@@ -319,7 +319,7 @@ async def test_cancelling_serve_closes_everything(url, way, recorder):
                 with anyio.CancelScope(shield=True):
                     assert await reader.read() == b""
     assert server.state is ServerState.CLOSED
-    assert recorder.of(Drained) == [Drained(finished=0, cancelled=1, aborted=0)]
+    assert recorder.of(DrainFinished) == [DrainFinished(finished=0, cancelled=1, aborted=0)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert (descriptors(), await tasks_but_this_one()) == before
@@ -356,7 +356,7 @@ async def test_leaving_the_block_by_an_exception_closes_at_once(recorder):
     with pytest.raises(ZeroDivisionError):
         async with Server(forever, "tcp://127.0.0.1:0", observers=[recorder]) as server:
             async with connect(server.addresses[0]):
-                await recorder.wait_for(Opened)
+                await recorder.wait_for(ConnectionOpened)
                 raise ZeroDivisionError
     assert server.state is ServerState.CLOSED
 
@@ -366,10 +366,10 @@ async def test_session_cancelled_before_its_first_step_gives_its_slot_back():
     server = Server(upper, "tcp://127.0.0.1:0")
 
     def hurry(event):
-        if isinstance(event, Opened):
+        if isinstance(event, ConnectionOpened):
             server.abort()
 
-    server._terms.observers._observers += (hurry,)
+    server._context.observers._observers += (hurry,)
     await server.start()
     async with connect(server.addresses[0]) as (reader, _):
         with contextlib.suppress(ConnectionResetError):
@@ -404,7 +404,7 @@ async def test_handler_exception_is_one_record_and_the_next_client_is_served(url
 
 async def test_a_connection_that_opens_while_the_server_drains_is_told_to_finish(url):
     def close_when_opened(event):
-        if isinstance(event, Opened):
+        if isinstance(event, ConnectionOpened):
             server.begin_close(None)
 
     server = Server(

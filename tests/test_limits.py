@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from asyncserver import Limits, ServerState, ServerStateError, SettingError, Timeouts
-from asyncserver._listen.admission import Gate
-from asyncserver._server.states import MOVES, advance
+from asyncserver._lifecycle import MOVES, advance
+from asyncserver._listen.admission import Admission
 from asyncserver._stream.deadlines import overdue
 
 
@@ -51,23 +51,27 @@ def test_bad_seconds(name, value):
 
 
 def test_gate_counts_in_and_out():
-    gate = Gate(Limits(connections=3, per_host=2))
-    assert [gate.enter("a"), gate.enter("a"), gate.enter("a")] == [None, None, "per_host"]
-    assert gate.enter("") is None
-    assert gate.enter("b") == "connections"
-    gate.leave("a")
-    gate.leave("")
-    assert [gate.enter("a"), gate.enter("a")] == [None, "per_host"]
-    gate.leave("a")
-    gate.leave("a")
-    assert gate.inside == 0
-    assert gate._hosts == {}  # a host that has left is forgotten
+    admission = Admission(Limits(connections=3, per_host=2))
+    assert [admission.acquire("a"), admission.acquire("a"), admission.acquire("a")] == [
+        None,
+        None,
+        "per_host",
+    ]
+    assert admission.acquire("") is None
+    assert admission.acquire("b") == "connections"
+    admission.release("a")
+    admission.release("")
+    assert [admission.acquire("a"), admission.acquire("a")] == [None, "per_host"]
+    admission.release("a")
+    admission.release("a")
+    assert admission.active == 0
+    assert admission._hosts == {}  # a host that has left is forgotten
 
 
 def test_gate_without_limits():
-    gate = Gate(Limits(connections=None, per_host=None))
-    assert {gate.enter("a") for _ in range(1000)} == {None}
-    assert not gate.full
+    admission = Admission(Limits(connections=None, per_host=None))
+    assert {admission.acquire("a") for _ in range(1000)} == {None}
+    assert not admission.full
 
 
 @dataclasses.dataclass

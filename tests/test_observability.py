@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 import asyncserver
-from asyncserver.events import Closed, Disconnected, Failed
+from asyncserver.events import ConnectionClosed, HandlerFailed, PeerDisconnected
 from tests.conftest import connect, serving
 
 TCP = "tcp://127.0.0.1:0"
@@ -55,9 +55,9 @@ async def test_whatever_a_handler_lets_out_is_told_once(trouble, kind, url, reco
         async with connect(server.addresses[0]) as (reader, writer):
             writer.write(b"x\n")
             assert await reader.read() == b"partial answer\n"
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         assert server.stats.handler_errors == 1
-    (failed,) = recorder.of(Failed)
+    (failed,) = recorder.of(HandlerFailed)
     assert isinstance(failed.error, kind)
     (record,) = [each for each in caplog.records if each.levelno >= logging.ERROR]
     assert record.exc_info is not None
@@ -84,9 +84,9 @@ async def test_using_what_it_has_closed_itself_is_a_handlers_own_fault(url, reco
 
     async with serving(handler, url, observers=[recorder]) as server:
         async with connect(server.addresses[0]):
-            failed = await recorder.wait_for(Failed)
-    assert isinstance(failed.error, asyncserver.ConnectionClosed)
-    assert recorder.of(Disconnected) == []
+            failed = await recorder.wait_for(HandlerFailed)
+    assert isinstance(failed.error, asyncserver.ConnectionClosedError)
+    assert recorder.of(PeerDisconnected) == []
 
 
 async def test_being_closed_by_somebody_else_is_not(url, recorder):
@@ -100,14 +100,14 @@ async def test_being_closed_by_somebody_else_is_not(url, recorder):
                 await asyncio.sleep(0)
             await found[0].aclose()
             assert await reader.read() == b""
-        await recorder.wait_for(Disconnected)
-    assert recorder.of(Failed) == []
+        await recorder.wait_for(PeerDisconnected)
+    assert recorder.of(HandlerFailed) == []
 
 
 async def test_a_failed_send_tells_the_systems_reason():
     async def handler(connection):
         await connection.readline()
-        with pytest.raises(asyncserver.ConnectionBroken) as caught:
+        with pytest.raises(asyncserver.ConnectionBrokenError) as caught:
             while True:
                 await connection.send(b"x" * 100_000)
         causes.append(caught.value.__cause__)

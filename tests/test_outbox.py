@@ -7,10 +7,16 @@ import socket
 
 import pytest
 
-from asyncserver import ConnectionBroken, ConnectionClosed, DeadlineExceeded, Limits, Timeouts
+from asyncserver import (
+    ConnectionBrokenError,
+    ConnectionClosedError,
+    DeadlineExceededError,
+    Limits,
+    Timeouts,
+)
 from asyncserver._datagram.datagram import DatagramEndpoint
 from asyncserver._datagram.outbox import PROBES, Outbox
-from asyncserver.events import Disconnected, Failed
+from asyncserver.events import HandlerFailed, PeerDisconnected
 from tests.conftest import descriptors, serving
 from tests.test_datagram import receive
 
@@ -223,9 +229,9 @@ async def test_waiting_for_one_that_does_not_read_is_free(
             await asyncio.sleep(2)
             assert not server._crew.packets.waiting
             assert tries == tried
-    expired = recorder.of(Disconnected)
+    expired = recorder.of(PeerDisconnected)
     assert len(expired) == waiting
-    assert all(isinstance(each.error, DeadlineExceeded) for each in expired)
+    assert all(isinstance(each.error, DeadlineExceededError) for each in expired)
     assert {each.error.deadline for each in expired} == {"write"}
 
 
@@ -236,11 +242,11 @@ async def test_one_that_goes_while_replies_wait(directory, connected, recorder):
             for number in range(1000):
                 await gone.send(b"%d" % number)
             await taken(server, 1000)
-        told = await recorder.wait_for(Disconnected)
-        assert isinstance(told.error, ConnectionBroken)
+        told = await recorder.wait_for(PeerDisconnected)
+        assert isinstance(told.error, ConnectionBrokenError)
         while server._crew.packets.waiting:
             await asyncio.sleep(0)
-    assert recorder.of(Failed) == []
+    assert recorder.of(HandlerFailed) == []
 
 
 @CONNECTED
@@ -276,7 +282,7 @@ async def test_nothing_is_left(directory, connected):
             try:
                 while True:
                     await datagram.reply(datagram.data)
-            except (asyncio.CancelledError, ConnectionClosed) as exc:
+            except (asyncio.CancelledError, ConnectionClosedError) as exc:
                 outcomes.append(type(exc))
 
     with contextlib.ExitStack() as stack:
@@ -291,7 +297,11 @@ async def test_nothing_is_left(directory, connected):
     while asyncio.all_tasks() != tasks:
         await asyncio.sleep(0)
     assert descriptors() == before
-    assert outcomes.count(asyncio.CancelledError) == outcomes.count(ConnectionClosed) == PROBES + 10
+    assert (
+        outcomes.count(asyncio.CancelledError)
+        == outcomes.count(ConnectionClosedError)
+        == PROBES + 10
+    )
 
 
 @pytest.mark.asyncio(loop_factories=["virtual"])

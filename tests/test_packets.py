@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from asyncserver import ConnectionClosed, Limits, NoReplyAddressError, Server, Timeouts
-from asyncserver.events import Disconnected, Failed
+from asyncserver import ConnectionClosedError, Limits, NoReplyAddressError, Server, Timeouts
+from asyncserver.events import HandlerFailed, PeerDisconnected
 from tests.conftest import LOOPS, descriptors, serving
 from tests.test_datagram import client, receive
 
@@ -212,7 +212,7 @@ async def test_one_that_raises_is_told_and_the_next_is_served(recorder):
             for _ in range(2):
                 sock.send(b"bad")
                 assert await ask(sock, b"good") == [b"good"]
-    assert [str(each.error) for each in recorder.of(Failed)] == ["mine", "mine"]
+    assert [str(each.error) for each in recorder.of(HandlerFailed)] == ["mine", "mine"]
 
 
 # -- what is told --------------------------------------------------------------------------------------
@@ -270,8 +270,8 @@ async def test_whatever_a_handler_lets_out_is_told(fail, kind, recorder, caplog)
                 while server.stats.handler_errors < count:
                     await asyncio.sleep(0)
             peer = sock.getsockname()
-    assert [type(each.error) for each in recorder.of(Failed)] == [kind] * 2
-    assert [each.peer for each in recorder.of(Failed)] == [peer] * 2
+    assert [type(each.error) for each in recorder.of(HandlerFailed)] == [kind] * 2
+    assert [each.peer for each in recorder.of(HandlerFailed)] == [peer] * 2
     records = [each for each in caplog.records if each.levelname == "ERROR"]
     assert len(records) == 2
     assert all(each.exc_info is not None for each in records)
@@ -314,7 +314,7 @@ async def test_a_handler_that_is_cancelled_has_not_failed(recorder):
             sock.send(b"x")
             await started.wait()
             await server.close(grace=0)
-    assert recorder.of(Failed) == []
+    assert recorder.of(HandlerFailed) == []
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -334,13 +334,13 @@ async def test_a_reply_after_the_end_is_nobodys_fault(grouped, directory, record
     async with serving(handler, UDP, observers=[recorder]) as server:
         with client(server.addresses[0], "") as sock:
             sock.send(b"x")
-            [told] = [await recorder.wait_for(Disconnected)]
+            [told] = [await recorder.wait_for(PeerDisconnected)]
             leaves = told.error.exceptions if grouped else [told.error]
-            assert all(isinstance(each, ConnectionClosed) for each in leaves)
-    assert recorder.of(Failed) == []
+            assert all(isinstance(each, ConnectionClosedError) for each in leaves)
+    assert recorder.of(HandlerFailed) == []
 
 
-@pytest.mark.parametrize("error", [ConnectionClosed("mine"), NoReplyAddressError("mine")])
+@pytest.mark.parametrize("error", [ConnectionClosedError("mine"), NoReplyAddressError("mine")])
 async def test_an_exception_that_no_reply_has_raised_is_the_handlers(error, recorder):
     """It may be about a connection that the handler has opened itself."""
 
@@ -350,8 +350,8 @@ async def test_an_exception_that_no_reply_has_raised_is_the_handlers(error, reco
     async with serving(handler, UDP, observers=[recorder]) as server:
         with client(server.addresses[0], "") as sock:
             sock.send(b"x")
-            assert (await recorder.wait_for(Failed)).error is error
-    assert recorder.of(Disconnected) == []
+            assert (await recorder.wait_for(HandlerFailed)).error is error
+    assert recorder.of(PeerDisconnected) == []
 
 
 # -- everything at once ----------------------------------------------------------------------------------

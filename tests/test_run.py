@@ -27,14 +27,14 @@ async def upper(connection):
 async def slow(connection):
     line = await connection.readline()
     await connection.send(b"begun\\n")
-    await connection.closing.wait()
+    await connection.draining.wait()
     for _ in range(10):
         await asyncio.sleep(0)
     await connection.send(line.upper())
 
 async def stubborn(connection):
     await connection.send(b"begun\\n")
-    await connection.closing.wait()
+    await connection.draining.wait()
     await connection.send(b"told\\n")
     while True:
         try:
@@ -198,7 +198,7 @@ def test_run_in_a_thread_serves_until_it_is_closed(loop):
     ports = []
 
     def observer(event):
-        if isinstance(event, asyncserver.events.Bound):
+        if isinstance(event, asyncserver.events.AddressBound):
             ports.append(asyncserver.Address(event.address).port)
             listening.set()
 
@@ -258,13 +258,13 @@ def news(event):
 @signals
 def test_signal_before_it_serves_ends_it(loop, number):
     program = f"""
-import asyncio, os, asyncserver, asyncserver._server.listening
+import asyncio, os, asyncserver, asyncserver._server.listeners
 async def resolve(address):
     os.kill(os.getpid(), {number})
     for _ in range(10):
         await asyncio.sleep(0)
     return ["127.0.0.1"]
-asyncserver._server.listening.resolve = resolve
+asyncserver._server.listeners.resolve = resolve
 async def handler(connection): pass
 asyncserver.run(handler, "tcp://localhost:0", loop="{loop}")
 print("returned")

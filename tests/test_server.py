@@ -12,15 +12,15 @@ import asyncserver
 from asyncserver import Connection, Server, Stats
 from asyncserver._server.run import loop_factory
 from asyncserver._stream.protocol import StreamProtocol
-from asyncserver._stream.task import Session
+from asyncserver._stream.task import ConnectionTask
 from asyncserver._tls.transport import TLSTransport
 from asyncserver.demo import upper as demo
-from asyncserver.events import Bound, Closed
+from asyncserver.events import AddressBound, ConnectionClosed
 from asyncserver.testing import Recorder
 from tests.conftest import TLS, connect, serving, upper
 from tests.test_datagram import client, receive
 
-KEPT = (Connection, Session, StreamProtocol, TLSTransport)  # as long as a connection lives
+KEPT = (Connection, ConnectionTask, StreamProtocol, TLSTransport)  # as long as a connection lives
 
 
 async def test_lines_come_back_in_upper_case(url):
@@ -36,7 +36,7 @@ async def test_one_server_on_addresses_of_every_family(directory, recorder):
     async with serving(demo, *urls, sock, observers=[recorder]) as server:
         kinds = [address.scheme for address in server.addresses]
         assert kinds == ["tcp", "tcp", "udp", "unix", "unixgram", "tcp"]
-        assert recorder.of(Bound) == [Bound(address) for address in server.addresses]
+        assert recorder.of(AddressBound) == [AddressBound(address) for address in server.addresses]
         for address in server.addresses:
             if address.is_stream:
                 async with connect(address) as (reader, writer):
@@ -58,10 +58,10 @@ async def test_stats_are_one_snapshot(url, recorder):
             assert await reader.readline() == b"HELLO\n"
             live = server.stats
             assert (live.accepted, live.active, live.bytes_in, live.bytes_out) == (1, 1, 6, 6)
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         after = server.stats
         assert (after.accepted, after.active, after.bytes_in, after.bytes_out) == (1, 0, 6, 6)
-        assert recorder.of(Closed)[0][1:] == (6, 6)
+        assert recorder.of(ConnectionClosed)[0][1:] == (6, 6)
     assert isinstance(empty, Stats)
     assert empty.accepted == 0  # it is a snapshot
 
@@ -80,7 +80,7 @@ async def test_connections_can_be_iterated_while_they_come_and_go(url, recorder)
                 await connection.aclose()
             assert seen == 2
             assert await first[0].read() == await second[0].read() == b"to all\n"
-            await recorder.wait_for(Closed, 2)
+            await recorder.wait_for(ConnectionClosed, 2)
             assert list(server.connections) == []
 
 
@@ -94,14 +94,14 @@ async def test_repr_tells_where_it_stands(url):
 
 async def test_recorder_waits_for_the_event_and_the_count():
     recorder = Recorder()
-    waiting = asyncio.create_task(recorder.wait_for(Closed, 2))
+    waiting = asyncio.create_task(recorder.wait_for(ConnectionClosed, 2))
     await asyncio.sleep(0)
-    recorder(Closed("a", 0, 0))
-    recorder(Bound("somewhere"))
+    recorder(ConnectionClosed("a", 0, 0))
+    recorder(AddressBound("somewhere"))
     await asyncio.sleep(0)
     assert not waiting.done()
-    recorder(Closed("b", 0, 0))
-    assert await waiting == Closed("b", 0, 0)
+    recorder(ConnectionClosed("b", 0, 0))
+    assert await waiting == ConnectionClosed("b", 0, 0)
     assert len(recorder.events) == 3
 
 
@@ -143,7 +143,7 @@ async def test_a_connection_that_is_over_needs_no_garbage_collector(encrypted, t
                     assert await reader.readline() == b"ready\n"  # it waits for us now
                     writer.write(b"x\n")
                     assert await reader.read() == b"x\n"
-                await recorder.wait_for(Closed, number)
+                await recorder.wait_for(ConnectionClosed, number)
             await asyncio.sleep(0)
             held = [type(each).__name__ for each in gc.get_objects() if isinstance(each, KEPT)]
             assert held == []

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from asyncserver import DeadlineExceeded, Limits, Timeouts
-from asyncserver.events import Closed, Expired, Failed
+from asyncserver import DeadlineExceededError, Limits, Timeouts
+from asyncserver.events import ConnectionClosed, DeadlineExpired, HandlerFailed
 from tests.conftest import connect, serving, upper
 
 pytestmark = pytest.mark.asyncio(loop_factories=["virtual"])
@@ -30,17 +30,17 @@ async def test_idle_peer_is_closed_and_counted(url, recorder):
             start = now()
             assert await reader.read() == b""
             assert now() - start == about(300)
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         assert server.stats.expired == {"idle": 1}
         assert server.stats.handler_errors == server.stats.disconnects == 0
-    assert len(recorder.of(Expired)) == 1
+    assert len(recorder.of(DeadlineExpired)) == 1
 
 
 async def test_handler_may_say_goodbye_to_an_idle_peer():
     async def polite(connection):
         try:
             await connection.readline()
-        except DeadlineExceeded as exc:
+        except DeadlineExceededError as exc:
             await connection.send(f"{exc.deadline} for {exc.seconds:g} s\n".encode())
 
     async with serving(polite, TCP, timeouts=Timeouts(idle=10)) as server:
@@ -93,7 +93,7 @@ async def test_peer_that_never_reads(url, talkative, recorder):
         try:
             while True:
                 await connection.send(b"x" * 32_768)
-        except DeadlineExceeded as exc:
+        except DeadlineExceededError as exc:
             outcome.set_result((exc.deadline, now() - connection._protocol.opened))
             raise
         finally:
@@ -108,9 +108,9 @@ async def test_peer_that_never_reads(url, talkative, recorder):
             deadline, after = await outcome
             assert deadline == "write"
             assert after == about(30)
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
     assert highest <= 2 * limits.write_buffer
-    assert [event.deadline for event in recorder.of(Expired)] == ["write"]
+    assert [event.deadline for event in recorder.of(DeadlineExpired)] == ["write"]
 
 
 async def test_slow_but_steady_reader_is_not_cut_off():
@@ -136,7 +136,7 @@ async def test_closing_waits_no_longer_than_the_write_deadline(recorder):
         async with connect(server.addresses[0]) as (_reader, writer):
             writer.transport.pause_reading()
             start = now()
-            await recorder.wait_for(Closed)
+            await recorder.wait_for(ConnectionClosed)
             assert now() - start == about(30)
 
 
@@ -157,7 +157,7 @@ async def test_lifetime_cancels_the_handler(url, recorder):
             start = now()
             assert await reader.read() == b""
             assert now() - start == about(60)
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         assert server.stats.expired == {"lifetime": 1}
         assert server.stats.active == 0
     assert cancelled.is_set()
@@ -170,7 +170,7 @@ async def test_lifetime_of_a_protocol(recorder):
             start = now()
             assert await reader.read() == b""
             assert now() - start == about(60)
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         assert server.stats.expired == {"lifetime": 1}
 
 
@@ -185,9 +185,9 @@ async def test_lifetime_of_a_datagram_handler(directory, recorder):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(b"hello", ("127.0.0.1", server.addresses[0].port))
             start = now()
-            await recorder.wait_for(Expired)
+            await recorder.wait_for(DeadlineExpired)
             assert now() - start == about(60)
-    assert recorder.of(Failed) == []
+    assert recorder.of(HandlerFailed) == []
 
 
 async def test_none_lifts_the_idle_deadline():

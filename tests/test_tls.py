@@ -18,7 +18,7 @@ from anyio.streams.tls import TLSAttribute
 
 import compat
 from asyncserver import (
-    ConnectionBusy,
+    ConnectionBusyError,
     HandshakeError,
     Limits,
     Server,
@@ -28,7 +28,7 @@ from asyncserver import (
 )
 from asyncserver._tls.context import server_context
 from asyncserver._tls.engine import TURN
-from asyncserver.events import Closed, Expired, HandshakeFailed
+from asyncserver.events import ConnectionClosed, DeadlineExpired, HandshakeFailed
 from tests.conftest import TLS, connect, descriptors, serving, upper
 from tests.tlspeer import Peer
 
@@ -179,7 +179,7 @@ async def test_failed_handshake_is_a_counter_and_nothing_on_stderr(
             if end == "reset":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await recorder.wait_for(HandshakeFailed)
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         assert server.stats.handshakes_failed == 1
         assert server.stats.active == 0
     assert calls == []
@@ -212,7 +212,7 @@ async def test_good_client_among_fifty_silent_ones(tls: TLS, recorder):
             assert await reader.readline() == b"HELLO\n"
             assert loop.time() - start < 0.2
         await recorder.wait_for(HandshakeFailed, 50)
-        await recorder.wait_for(Closed, 51)
+        await recorder.wait_for(ConnectionClosed, 51)
         assert server.stats.handshakes_failed == 50
         for sock in silent:
             assert sock.recv(1) == b""
@@ -329,7 +329,7 @@ async def test_starttls(tls: TLS, recorder):
     handler = starttls(tls.server, outcome)
     async with serving(handler, TCP, observers=[recorder]) as server:
         said = await asyncio.to_thread(smtp, server.addresses[0], tls)
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
     assert said == b"secret data\n"
     assert outcome == []
 
@@ -340,7 +340,7 @@ async def test_clear_text_behind_starttls_is_refused(tls: TLS, before, recorder)
     async with serving(starttls(tls.server, outcome), TCP, observers=[recorder]) as server:
         with pytest.raises(OSError):
             await asyncio.to_thread(smtp, server.addresses[0], tls, before)
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         assert server.stats.handshakes_failed == 1
     assert isinstance(outcome[0], UpgradeRefusedError)
     assert outcome[0].pending == len(before) - 10
@@ -351,7 +351,7 @@ async def test_clear_text_after_the_reply_is_never_read_as_encrypted(tls: TLS, r
     async with serving(starttls(tls.server, outcome), TCP, observers=[recorder]) as server:
         with pytest.raises(OSError):
             await asyncio.to_thread(smtp, server.addresses[0], tls, sneak=b"EVIL\r\n")
-        await recorder.wait_for(Closed)
+        await recorder.wait_for(ConnectionClosed)
         assert server.stats.bytes_in == len(b"STARTTLS\r\n")
     assert isinstance(outcome[0], HandshakeError)
 
@@ -389,17 +389,17 @@ async def test_starttls_while_reading_or_twice_is_a_mistake(tls: TLS):
         await asyncio.sleep(0)
         try:
             await connection.start_tls(tls.server)
-        except ConnectionBusy as exc:
+        except ConnectionBusyError as exc:
             mistakes.put_nowait(exc)
         assert await reading == b"go on\n"
 
     async with serving(handler, TCP) as server:
         async with connect(server.addresses[0]) as (_, writer):
-            assert isinstance(await mistakes.get(), ConnectionBusy)
+            assert isinstance(await mistakes.get(), ConnectionBusyError)
             writer.write(b"go on\n")
 
     async def twice(connection):
-        with pytest.raises(ConnectionBusy):
+        with pytest.raises(ConnectionBusyError):
             await connection.start_tls(tls.server)
         await connection.send(b"ok")
 
@@ -427,7 +427,7 @@ async def test_deadlines_of_handshakes(tls: TLS, recorder):
             await reader.readuntil(b"ahead\r\n")
             assert await reader.read() == b""
         assert loop.time() - start == pytest.approx(10, abs=0.5)
-        await recorder.wait_for(Closed, 2)
+        await recorder.wait_for(ConnectionClosed, 2)
     assert len(recorder.of(HandshakeFailed)) == 2
     assert "handshake deadline of 10 s" in str(outcome[0])
 
@@ -560,10 +560,10 @@ async def test_records_without_data_do_not_feed_the_idle_deadline(
                 writer.write(peer.shake(await reader.read(10_000)))
             start = loop.time()
             by_hand = peer.records()
-            while not recorder.of(Expired) and loop.time() < start + 60:
+            while not recorder.of(DeadlineExpired) and loop.time() < start + 60:
                 writer.write(by_hand.key_update(answer=True))
                 await asyncio.sleep(1)
-            assert [expired.deadline for expired in recorder.of(Expired)] == ["idle"]
+            assert [expired.deadline for expired in recorder.of(DeadlineExpired)] == ["idle"]
             assert loop.time() - start < 10 * 1.2 + 2
 
 

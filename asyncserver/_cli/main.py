@@ -18,14 +18,14 @@ import click
 
 from asyncserver._cli.send import READ_SIZE, exchange, how_to_try
 from asyncserver._cli.target import load
-from asyncserver._handlers.kinds import is_blocking
+from asyncserver._handlers.adapt import is_blocking
 from asyncserver._listen.address import Address
 from asyncserver._server.run import hold_standard_descriptors, loop_factory, run
 from asyncserver._server.server import DEFAULT_GRACE
 from asyncserver._settings.checks import HIGHEST, PERMISSIONS
 from asyncserver._settings.limits import Limits, Timeouts
 from asyncserver.errors import AddressError, AsyncServerError, HandlerError
-from asyncserver.events import Bound, Event
+from asyncserver.events import AddressBound, Event
 
 __all__ = ("main",)
 
@@ -279,7 +279,7 @@ def _in_threads(handler: Any) -> Any:
 
 
 def _say_how_to_try(event: Event, *, encrypted: bool) -> None:
-    if not isinstance(event, Bound):
+    if not isinstance(event, AddressBound):
         return
     command = how_to_try(Address(event.address), encrypted=encrypted)
     if command:

@@ -25,8 +25,8 @@ from asyncserver._settings.checks import octets
 from asyncserver._stream.stepping import turn
 from asyncserver.errors import (
     AsyncServerError,
-    ConnectionBroken,
-    ConnectionClosed,
+    ConnectionBrokenError,
+    ConnectionClosedError,
     NoReplyAddressError,
 )
 
@@ -112,9 +112,9 @@ class Datagram:
         Raises:
             TypeError: `data` is no bytes.
             NoReplyAddressError: the sender has no address, as a Unix socket that was not bound.
-            DeadlineExceeded: there was no room for `Timeouts.write`.
-            ConnectionClosed: the server is closed.
-            ConnectionBroken: the sender has gone, or there is no way to it.
+            DeadlineExceededError: there was no room for `Timeouts.write`.
+            ConnectionClosedError: the server is closed.
+            ConnectionBrokenError: the sender has gone, or there is no way to it.
             OSError: the system refused it, mostly because it is too long (EMSGSIZE): more than
                 65,507 bytes over IPv4, 65,527 over IPv6.
 
@@ -195,7 +195,7 @@ class DatagramEndpoint:
             self._loop.remove_reader(self.socket.fileno())
 
     def close(self) -> None:
-        """Receive nothing, send nothing: those who wait get `ConnectionClosed`."""
+        """Receive nothing, send nothing: those who wait get `ConnectionClosedError`."""
         self.stop()
         self.outbox.close()
 
@@ -248,9 +248,9 @@ class DatagramEndpoint:
             if exc.errno == errno.ENOBUFS:
                 return False
             if exc.errno == errno.EBADF:
-                raise ConnectionClosed("the server is closed") from None
+                raise ConnectionClosedError("the server is closed") from None
             if exc.errno in PEER_GONE:
-                raise ConnectionBroken(f"the datagram cannot be delivered: {exc}") from exc
+                raise ConnectionBrokenError(f"the datagram cannot be delivered: {exc}") from exc
             raise
         self.sent += 1
         return True

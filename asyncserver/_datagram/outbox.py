@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from asyncserver._datagram.pktinfo import Control
 from asyncserver._datagram.unread import Unread
-from asyncserver.errors import ConnectionClosed, DeadlineExceeded
+from asyncserver.errors import ConnectionClosedError, DeadlineExceededError
 
 __all__ = ("Outbox",)
 
@@ -72,8 +72,8 @@ class Outbox:
         """Send one reply when its turn has come and there is room.
 
         Raises:
-            DeadlineExceeded: that took more than `seconds`.
-            ConnectionClosed: the server is closed.
+            DeadlineExceededError: that took more than `seconds`.
+            ConnectionClosedError: the server is closed.
             Exception: whatever `send` raises.
 
         """
@@ -101,7 +101,7 @@ class Outbox:
         for line in list(self._lines.values()):
             for sent, *_ in line:
                 if not sent.done():
-                    sent.set_exception(ConnectionClosed("the server is closed"))
+                    sent.set_exception(ConnectionClosedError("the server is closed"))
         for key in list(self._lines):
             self._end(key)
         if self._reads is not None:
@@ -229,4 +229,4 @@ def _is_writable(sock: socket.socket) -> bool:
 
 def _expire(sent: "asyncio.Future[None]", seconds: float) -> None:
     if not sent.done():
-        sent.set_exception(DeadlineExceeded("write", seconds))
+        sent.set_exception(DeadlineExceededError("write", seconds))

@@ -9,15 +9,16 @@ dictionary of his own stays.
 import asyncio
 import operator
 import sys
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any, Final
 
 from asyncserver import events
 from asyncserver._datagram.datagram import Datagram
-from asyncserver._stream.stepping import Driver, park
-from asyncserver._stream.task import Terms
+from asyncserver._settings.context import ServerContext
+from asyncserver._stream.stepping import Stepper, suspend
 
-__all__ = ("EAGERLY", "Packets", "retrieve")
+__all__ = ("EAGERLY", "DatagramTasks", "retrieve")
 
 # What one peer may have at most: as many places as are left free to others, in a house of a thousand a
 # fourteenth of that (more than the 64 of one turn, which wait for their tasks on Python 3.11). So whoever comes late still finds one: when one peer keeps all that it can get, 933
@@ -28,7 +29,7 @@ PROGRAM_ENDS: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
 EAGERLY: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
 
-class Packets:
+class DatagramTasks:
     """The owner of all tasks that run datagram handlers.
 
     Attributes:
@@ -36,64 +37,69 @@ class Packets:
 
     """
 
-    def __init__(self, terms: Terms, context: Context) -> None:
-        self._terms = terms
+    def __init__(
+        self,
+        context: ServerContext,
+        variables: Context,
+        handle: Callable[[Datagram], Awaitable[object]],
+    ) -> None:
         self._context = context
-        self._limit = terms.limits.datagrams
+        self._variables = variables
+        self._handle = handle
+        self._limit = context.limits.datagrams
         self._part = min(1 + (self._limit or 0) // 64, SMALLEST_PART)
         self._loop = asyncio.get_running_loop()
-        self._idle: Driver | None = None  # its task waits for the next datagram
+        self._idle: Stepper | None = None  # its task waits for the next datagram
         self._next: Datagram | None = None  # which is this
         self._places: dict[Any, int] = {}  # of `waiting`, by peer; those without a name are one
         self.waiting: dict[asyncio.Task[None], tuple[float, Datagram]] = {}
 
-    def take(self, datagram: Datagram) -> bool:
+    def start(self, datagram: Datagram) -> bool:
         """Start the handler of a datagram, or return `False` if too many run."""
         if self._places and not self._has_place(datagram._raw_peer):
             return False
-        driver = self._idle or self._start()
-        if driver.wakeup is not None:
+        stepper = self._idle or self._new_task()
+        if stepper.wakeup is not None:
             self._idle, self._next = None, datagram
-            driver.go_on()
+            stepper.resume_now()
         else:  # on Python 3.11, its task has not begun yet
-            self._idle, driver = driver, self._start(datagram)
-        if self._idle is not driver:
-            self._wait_for(driver.task, datagram)
+            self._idle, stepper = stepper, self._new_task(datagram)
+        if self._idle is not stepper:
+            self._wait_for(stepper.task, datagram)
         return True
 
     def expire(self, now: float) -> None:
         """Cancel the handlers that are over their lifetime."""
-        lifetime = self._terms.timeouts.lifetime
+        lifetime = self._context.timeouts.lifetime
         for task, (since, datagram) in self.waiting.items():
             if lifetime is None or now - since < lifetime:
                 break  # the others came later
-            self._terms.observers.emit(events.Expired(datagram.peer, "lifetime"))
+            self._context.observers.emit(events.DeadlineExpired(datagram.peer, "lifetime"))
             task.cancel()
 
-    def dismiss(self) -> None:
+    def end_idle(self) -> None:
         """Let the task end that is kept for the next datagram: none will come."""
         if self._idle is not None:
             self._idle.task.cancel()
             self._idle = None
 
-    def _start(self, datagram: Datagram | None = None) -> Driver:
-        context = self._context.copy()
-        driver = Driver(self._loop)
-        driver.drive(self._work(driver, context, datagram), context)
-        driver.task = asyncio.Task(driver, loop=self._loop, context=context, **EAGERLY)
-        return driver
+    def _new_task(self, datagram: Datagram | None = None) -> Stepper:
+        variables = self._variables.copy()
+        stepper = Stepper(self._loop)
+        stepper.drive(self._work(stepper, variables, datagram), variables)
+        stepper.task = asyncio.Task(stepper, loop=self._loop, context=variables, **EAGERLY)
+        return stepper
 
-    async def _work(self, driver: Driver, context: Context, datagram: Datagram | None) -> None:
-        handle = self._terms.service.datagram
-        assert handle is not None
+    async def _work(self, stepper: Stepper, variables: Context, datagram: Datagram | None) -> None:
+        handle = self._handle
         task: Any = asyncio.current_task()
-        untouched, name = context.copy(), task.get_name()
+        untouched, name = variables.copy(), task.get_name()
         while True:
             if datagram is None:
                 try:
-                    await park
+                    await suspend
                 except BaseException:  # somebody has cancelled all tasks that he could find
-                    if self._idle is driver:
+                    if self._idle is stepper:
                         self._idle = None
                     raise
                 datagram, self._next = self._next, None
@@ -104,21 +110,21 @@ class Packets:
                 if _must_pass(exc, task):
                     raise
                 self._report(datagram, exc)
-            if self._idle is not None or driver.wakeup is None:
+            if self._idle is not None or stepper.wakeup is None:
                 return  # it had to wait, and runs by itself
-            # One variable is our own, see Crew; most programs have no other.
-            if len(context) > 1 and not _same(context, untouched):
+            # One variable is our own, see Supervisor; most programs have no other.
+            if len(variables) > 1 and not _same(variables, untouched):
                 return
             if task._callbacks is not None or task.cancelling() or task.get_name() != name:
                 return
-            self._idle, datagram = driver, None
+            self._idle, datagram = stepper, None
 
     def _report(self, datagram: Datagram, exc: BaseException) -> None:
         """Say whose fault it was: a reply that could not be given is nothing to shout about."""
         if isinstance(exc, Exception) and _is_about_replies(exc, datagram):
-            self._terms.observers.emit(events.Disconnected(datagram.peer, exc))
+            self._context.observers.emit(events.PeerDisconnected(datagram.peer, exc))
         else:
-            self._terms.observers.emit(events.Failed(datagram.peer, exc))
+            self._context.observers.emit(events.HandlerFailed(datagram.peer, exc))
 
     # -- those that wait ---------------------------------------------------------------------------
 
@@ -165,10 +171,10 @@ def _is_about_replies(exc: BaseException, datagram: Datagram) -> bool:
     return any(exc is each for each in datagram.lost or ())
 
 
-def _same(context: Context, untouched: Context) -> bool:
+def _same(variables: Context, untouched: Context) -> bool:
     """Whether no variable was set: the very values count, not what they say of themselves."""
-    return len(context) == len(untouched) and all(
-        map(operator.is_, context.values(), untouched.values())
+    return len(variables) == len(untouched) and all(
+        map(operator.is_, variables.values(), untouched.values())
     )
 
 

@@ -1,286 +1,109 @@
-"""Every kind of handler becomes one `Service`; what cannot be one is told how to become one.
-
-All that can be known is found out when a server is made: from classes, signatures, and through what
-decorators and partials have put around a function.
-"""
+"""The kinds of handlers that a server can serve; `adapt` makes one of whatever it was given."""
 
 import asyncio
-import functools
-import inspect
+import dataclasses
 import socket
-import socketserver
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
 
 from asyncserver._datagram.datagram import Datagram
-from asyncserver._handlers.mirrors import (
-    BaseRequestHandler,
-    DatagramRequestHandler,
-    Handler,
-    Hosted,
-    Service,
-    StreamRequestHandler,
-)
+from asyncserver._handlers.mirrors import BaseRequestHandler, ServerView
+from asyncserver._listen.address import Address, PeerAddress
+from asyncserver._settings.limits import Limits
 from asyncserver._stream.connection import Connection
+from asyncserver._stream.foreign import AnyProtocol
 from asyncserver.errors import HandlerError
 
-if TYPE_CHECKING:  # handlers are below the server, which only passes through them
-    from asyncserver._server.server import Server
-
-__all__ = ("adapt", "is_blocking", "is_datagram_protocol", "is_stream_protocol")
-
-
-def adapt(handler: Handler, server: "Server") -> Service:
-    """Find out what kind of handler this is.
-
-    Raises:
-        HandlerError: it is none; the message says what to write instead.
-
-    """
-    service: Service | None = None
-    if isinstance(handler, Hosted):
-        service = handler.service(server)
-    elif isinstance(kind := _innermost(handler), type):
-        service = _adapt_class(handler, kind, server)
-    elif _is_async(kind):
-        word = _word(kind)
-        _check_takes(
-            handler, 1, f"write `async def {word}(connection)`, or a datagram's `(datagram)`"
-        )
-        service = Service(stream=handler, datagram=handler)
-    elif _is_factory(handler):
-        service = Service(stream_factory=handler, datagram_factory=handler)
-    if service is None:
-        raise HandlerError(_advice(handler))
-    return service
-
-
-def is_blocking(handler: object) -> bool:
-    """Whether this is a handler for threads: one of `socketserver`'s, or a function that blocks."""
-    kind = _innermost(handler)
-    if isinstance(kind, type):
-        return issubclass(kind, socketserver.BaseRequestHandler)
-    if isinstance(handler, Hosted) or not callable(handler):
-        return False
-    return not _hides_async(handler) and not _is_factory(handler)
-
-
-def is_stream_protocol(thing: object) -> bool:
-    """Whether both loops take this protocol, or objects of this class, for a stream.
-
-    What does not derive from asyncio's classes is told apart by its methods, as the loops do it.
-    """
-    return _derives(thing, asyncio.Protocol | asyncio.BufferedProtocol) or _has(
-        thing, "connection_made", "data_received"
-    )
-
-
-def is_datagram_protocol(thing: object) -> bool:
-    """Whether both loops take this protocol, or objects of this class, for datagrams."""
-    return _derives(thing, asyncio.DatagramProtocol) or _has(
-        thing, "connection_made", "datagram_received"
-    )
-
-
-# -- classes -----------------------------------------------------------------------------------
-
-
-def _adapt_class(handler: Callable[..., Any], kind: type, server: "Server") -> Service | None:
-    if issubclass(kind, BaseRequestHandler):
-        return _adapt_request_handler(handler, kind, server)
-    stream, datagram = is_stream_protocol(kind), is_datagram_protocol(kind)
-    if not stream and not datagram:
-        return None
-    _check_takes(handler, 0, f"write `lambda: {kind.__name__}(...)`")
-    return Service(
-        stream_factory=handler if stream else None, datagram_factory=handler if datagram else None
-    )
-
-
-def _adapt_request_handler(
-    handler: Callable[..., BaseRequestHandler], kind: type[BaseRequestHandler], server: "Server"
-) -> Service:
-    _check_methods(kind)
-    _check_takes(handler, 3, "it is called with the request, the client_address and the server")
-
-    async def serve(request: Connection | Datagram) -> None:
-        served = handler(request, request.peer, server)
-        await served.setup()
-        try:
-            await served.handle()
-        finally:
-            await served.finish()
-
-    inherits = kind.handle is BaseRequestHandler.handle
-    return Service(
-        stream=None if issubclass(kind, DatagramRequestHandler) else serve,
-        datagram=None if issubclass(kind, StreamRequestHandler) else serve,
-        flaw=f"{_name(kind)} has no handle() of its own: write `async def handle(self)`"
-        if inherits
-        else None,
-    )
-
-
-def _check_methods(kind: type[BaseRequestHandler]) -> None:
-    for name in ("setup", "handle", "finish"):
-        method = getattr(kind, name)
-        if inspect.iscoroutinefunction(method):
-            continue
-        if any(map(inspect.isasyncgenfunction, _layers(method))):
-            raise HandlerError(f"{kind.__qualname__}.{name}() yields: a handler sends instead")
-        if _hides_async(method):
-            raise HandlerError(_advice_for_wrapper(method))
-        raise HandlerError(
-            f"{kind.__qualname__}.{name}() is not async: write `async def {name}(self)`"
-        )
-
-
-def _derives(thing: object, bases: Any) -> bool:
-    return issubclass(thing, bases) if isinstance(thing, type) else isinstance(thing, bases)
-
-
-def _has(thing: object, *methods: str) -> bool:
-    return all(callable(getattr(thing, name, None)) for name in methods)
-
-
-# -- functions, and what is around them --------------------------------------------------------
-
-
-def _layers(handler: object) -> Iterator[object]:
-    """Yield `handler`, and what its decorators and partials have wrapped, from outside to inside."""
-    seen: set[int] = set()
-    layer: object | None = handler
-    while layer is not None and id(layer) not in seen:
-        seen.add(id(layer))
-        yield layer
-        layer = (
-            layer.func
-            if isinstance(layer, functools.partial)
-            else getattr(layer, "__wrapped__", None)
-        )
-
-
-def _innermost(handler: object) -> Any:
-    """Return what a partial calls in the end; `handler` itself if it is none."""
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    return handler
-
-
-def _is_async(handler: object) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)  # noqa: B004 - its kind matters, not that it is there
-    )
-
-
-def _hides_async(handler: object) -> bool:
-    """Whether there is an async function in it, be it wrapped by a plain one."""
-    return any(_is_async(each) or inspect.isasyncgenfunction(each) for each in _layers(handler))
-
-
-def _check_takes(handler: Callable[..., Any], count: int, advice: str) -> None:
-    """Raise if `handler` cannot be called with so many arguments, as far as that can be known."""
-    try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*[None] * count)
-    except TypeError as exc:
-        what = {0: "nothing", 1: "a connection", 3: "a request"}[count]
-        name = _name(_innermost(handler))
-        raise HandlerError(f"{name}() cannot be called with {what} ({exc}): {advice}") from None
-
-
-def _is_factory(handler: object) -> bool:
-    """Whether this is called without arguments; who takes any number is a decorator's wrapper."""
-    if not callable(handler) or _hides_async(handler):
-        return False
-    try:
-        signature = inspect.signature(handler)
-        signature.bind()
-    except (TypeError, ValueError):
-        return False
-    return all(each.kind is not each.VAR_POSITIONAL for each in signature.parameters.values())
-
-
-# -- what to write instead ---------------------------------------------------------------------
-
-
-def _advice(handler: object) -> str:
-    kind = _innermost(handler)
-    if isinstance(kind, type):
-        return _advice_for_class(kind)
-    if any(map(inspect.isasyncgenfunction, _layers(handler))):
-        return f"{_name(kind)}() is an async generator: a handler sends, it does not yield"
-    if _hides_async(handler):
-        return _advice_for_wrapper(handler)
-    if callable(handler):
-        word = _word(kind)
-        return (
-            f"{_name(kind)}() is no async function: write `async def {word}(connection)`, and await in"
-            f" it what is async; if it blocks, run it in threads with compat.threaded({word})"
-        )
-    return _advice_for_object(handler)
-
-
-def _advice_for_class(kind: type) -> str:
-    name = _name(kind)
-    if issubclass(kind, socketserver.BaseRequestHandler):
-        mirror = next(each.__name__ for each in kind.__mro__ if each.__module__ == "socketserver")
-        return (
-            f"{name} is a blocking socketserver handler: derive it from asyncserver.{mirror} and"
-            f" write `async def handle(self)`, or run it in threads with compat.threaded({name})"
-        )
-    if _has(kind, "connection_made", "get_buffer"):
-        return f"{name} is not known to all loops: derive it from asyncio.BufferedProtocol"
-    if inspect.iscoroutinefunction(getattr(kind, "__call__", None)):  # noqa: B004 - as above
-        return f"{name} is a class, and its objects can be called: give one, like {name}()"
-    if _has(kind, "handle"):
-        return f"{name} cannot handle requests: derive it from asyncserver.BaseRequestHandler"
-    return f"{name} cannot handle requests: {FORMS}"
-
-
-def _advice_for_wrapper(handler: object) -> str:
-    inside = next(each for each in _layers(handler) if _is_async(each))
-    name = _name(inside)
-    return (
-        f"{name}() is async, but what a decorator has put around it is not: let the decorator return"
-        f" an `async def`, which awaits {name}()"
-    )
-
-
-def _advice_for_object(handler: object) -> str:
-    if inspect.iscoroutine(handler):
-        handler.close()
-        return f"this is a coroutine: give the function, `{handler.__name__}` and not a call of it"
-    if isinstance(handler, Awaitable):
-        return f"{handler!r} runs already: give the async function and not a call of it"
-    if inspect.isasyncgen(handler):
-        return f"{handler!r} is an async generator: a handler sends, it does not yield"
-    if isinstance(handler, str | bytes | tuple | list | socket.socket):
-        return f"{handler!r} is no handler: the handler comes first, the addresses behind it"
-    kind = type(handler)
-    if (
-        issubclass(kind, BaseRequestHandler | socketserver.BaseRequestHandler)
-        or is_stream_protocol(kind)
-        or is_datagram_protocol(kind)
-    ):
-        return f"{handler!r} is an object: give its class, {_name(kind)}, of which each request has one"
-    return f"{handler!r} cannot handle requests: {FORMS}"
-
-
-FORMS = (
-    "give an async function, a class derived from asyncserver.BaseRequestHandler, or a factory of"
-    " asyncio protocols"
+__all__ = (
+    "AsyncHandler",
+    "BlockingHandler",
+    "Handler",
+    "HandlerAdapter",
+    "Kind",
+    "ProtocolFactory",
+    "check",
+    "narrow",
 )
 
 
-def _name(handler: object) -> str:
-    return getattr(handler, "__qualname__", None) or repr(handler)
+@dataclass(frozen=True, slots=True)
+class AsyncHandler:
+    """It runs on the loop, in a task; `None` where it cannot take what comes.
+
+    Attributes:
+        flaw: what is missing in a handler of the right kind; a sentence that says what to write.
+
+    """
+
+    stream: Callable[[Connection], Coroutine[Any, Any, object]] | None
+    datagram: Callable[[Datagram], Awaitable[object]] | None
+    flaw: str | None = None
 
 
-def _word(handler: object) -> str:
-    """Return a name that can stand in a program."""
-    name = str(getattr(handler, "__name__", ""))
-    return name if name.isidentifier() else "handler"
+@dataclass(frozen=True, slots=True)
+class ProtocolFactory:
+    """It makes asyncio protocols, which get all that comes without a detour."""
+
+    stream: Callable[[], AnyProtocol] | None
+    datagram: Callable[[], asyncio.DatagramProtocol] | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockingHandler:
+    """It runs in threads, and is awaited here.
+
+    Attributes:
+        stream: takes a blocking socket, shaken hands with if it is a TLS one, and its peer; returns
+            what the handler raised.
+        capacity: most requests at once, if that is less than `Limits` allow.
+
+    """
+
+    stream: Callable[[socket.socket, PeerAddress], Awaitable[BaseException | None]] | None
+    datagram: Callable[[Datagram], Awaitable[object]] | None
+    capacity: int | None = None
+
+
+Kind = AsyncHandler | ProtocolFactory | BlockingHandler
+
+
+class HandlerAdapter:
+    """A handler of some other kind, which knows itself how to be served."""
+
+    def kind(self, server: ServerView) -> Kind:
+        """Return what `server` shall serve."""
+        raise NotImplementedError
+
+
+Handler = (
+    Callable[[Connection], Coroutine[Any, Any, object]]
+    | Callable[[Datagram], Coroutine[Any, Any, object]]
+    | type[BaseRequestHandler]
+    | Callable[[], asyncio.BaseProtocol]
+    | HandlerAdapter
+)
+"""An async function of one argument, a `BaseRequestHandler` class, a protocol factory, or what
+`compat.threaded` makes of a blocking handler."""
+
+
+def check(kind: Kind, address: Address, name: str) -> None:
+    """Raise `HandlerError` if the handler, called `name`, cannot serve `address`."""
+    if address.is_stream and kind.stream is None:
+        raise HandlerError(f"{name} handles datagrams; {address} has connections")
+    if not address.is_stream and kind.datagram is None:
+        raise HandlerError(f"{name} handles connections; {address} has datagrams")
+    if isinstance(kind, AsyncHandler) and kind.flaw is not None:
+        raise HandlerError(kind.flaw)
+
+
+def narrow(kind: Kind, limits: Limits) -> Limits:
+    """Return `limits` with nothing above what the handler takes at once."""
+    capacity = kind.capacity if isinstance(kind, BlockingHandler) else None
+    if capacity is None:
+        return limits
+    return dataclasses.replace(
+        limits,
+        connections=min(capacity, limits.connections or capacity),
+        datagrams=min(capacity, limits.datagrams or capacity),
+    )

@@ -1,88 +1,50 @@
-"""The classes of handlers, and what a server knows of any handler: its `Service`.
+"""The classes of handlers, which mirror `socketserver`'s.
 
-The classes mirror `socketserver`'s: the same names and the same order of calls, with `async` and
-`await` added. What else can be a handler is found out in `kinds`.
+The same names and the same order of calls, with `async` and `await` added. What else can be a handler
+stands in `kinds`.
 """
 
-import asyncio
-import dataclasses
 import io
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Protocol
 
 from asyncserver._datagram.datagram import Datagram
+from asyncserver._lifecycle import ServerState
 from asyncserver._listen.address import Address, PeerAddress
-from asyncserver._settings.limits import Limits
+from asyncserver._observe.stats import Stats
 from asyncserver._stream.connection import Connection
-from asyncserver._stream.foreign import AnyProtocol
-from asyncserver.errors import HandlerError
-
-if TYPE_CHECKING:  # handlers are below the server, which only passes through them
-    from asyncserver._server.server import Server
+from asyncserver._stream.draining import DrainEvent
+from asyncserver.events import Event
 
 __all__ = (
     "BaseRequestHandler",
     "DatagramRequestHandler",
-    "Handler",
-    "Hosted",
-    "Service",
+    "ServerView",
     "StreamRequestHandler",
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What a server does with what comes in; `None` where the handler cannot take it.
+class ServerView(Protocol):
+    """What a handler sees of the `Server` that serves it; there it is described."""
 
-    Attributes:
-        blocking: takes a blocking socket, shaken hands with if it is a TLS one, and its peer; returns
-            what the handler raised.
-        capacity: most requests at once, if that is less than `Limits` allow.
-        flaw: what is missing in a handler of the right kind; a sentence that says what to write.
-
-    """
-
-    stream: Callable[[Connection], Coroutine[Any, Any, object]] | None = None
-    datagram: Callable[[Datagram], Awaitable[object]] | None = None
-    stream_factory: Callable[[], AnyProtocol] | None = None
-    datagram_factory: Callable[[], asyncio.DatagramProtocol] | None = None
-    blocking: Callable[[socket.socket, PeerAddress], Awaitable[BaseException | None]] | None = None
-    capacity: int | None = None
-    flaw: str | None = None
-
-    def check(self, address: Address, name: str) -> None:
-        """Raise `HandlerError` if the handler, called `name`, cannot serve `address`."""
-        if address.is_stream and not (self.stream or self.stream_factory or self.blocking):
-            raise HandlerError(f"{name} handles datagrams; {address} has connections")
-        if not address.is_stream and not (self.datagram or self.datagram_factory):
-            raise HandlerError(f"{name} handles connections; {address} has datagrams")
-        if self.flaw is not None:
-            raise HandlerError(self.flaw)
-
-    def narrow(self, limits: Limits) -> Limits:
-        """Return `limits` with nothing above `capacity`."""
-        if self.capacity is None:
-            return limits
-        return dataclasses.replace(
-            limits,
-            connections=min(self.capacity, limits.connections or self.capacity),
-            datagrams=min(self.capacity, limits.datagrams or self.capacity),
-        )
-
-
-class Hosted:
-    """A handler of some other kind, which knows itself how to be served."""
-
-    def service(self, server: "Server") -> Service:
-        """Return what `server` shall do."""
-        raise NotImplementedError
-
-
-Handler = Callable[..., Any] | Hosted
-"""An async function of one argument, a `BaseRequestHandler` class, a protocol factory, or what
-`compat.threaded` makes of a blocking handler."""
+    @property
+    def addresses(self) -> tuple[Address, ...]: ...
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]: ...
+    @property
+    def state(self) -> ServerState: ...
+    @property
+    def draining(self) -> DrainEvent: ...
+    @property
+    def connections(self) -> Iterator[Connection]: ...
+    @property
+    def stats(self) -> Stats: ...
+    async def close(self, grace: float | None = ...) -> None: ...
+    def begin_close(self, grace: float | None) -> None: ...
+    def abort(self) -> None: ...
+    async def wait_closed(self) -> None: ...
+    def emit(self, event: Event) -> None: ...
 
 
 class BaseRequestHandler:
@@ -95,7 +57,7 @@ class BaseRequestHandler:
 
     """
 
-    def __init__(self, request: Any, client_address: PeerAddress, server: "Server") -> None:
+    def __init__(self, request: Any, client_address: PeerAddress, server: ServerView) -> None:
         self.request = request
         self.client_address = client_address
         self.server = server

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from asyncserver._listen.address import Address, peer_address
-from asyncserver._listen.bind import Listener, reason
+from asyncserver._listen.bind import BoundSocket, reason
 from asyncserver.errors import AddressError, BindError
 
 __all__ = ("adopt", "adopt_all")
@@ -33,7 +33,7 @@ NOT_CONNECTED: Final = frozenset({errno.ENOTCONN, errno.EINVAL})  # EINVAL: shut
 
 def adopt_all(
     addresses: Sequence[Address | socket.socket], backlog: int, check: Callable[[Address], None]
-) -> list[Address | Listener]:
+) -> list[Address | BoundSocket]:
     """Take over the sockets among `addresses`, if all can be served; `check` may refuse some.
 
     Raises:
@@ -43,18 +43,18 @@ def adopt_all(
     adopted = [each if isinstance(each, Address) else adopt(each) for each in addresses]
     filenos = set()
     for each in adopted:
-        if isinstance(each, Listener):
+        if isinstance(each, BoundSocket):
             check(each.address)
             if each.socket.fileno() in filenos:
                 raise BindError(errno.EADDRINUSE, f"{each.socket!r} was given twice")
             filenos.add(each.socket.fileno())
     for each in adopted:
-        if isinstance(each, Listener):
+        if isinstance(each, BoundSocket):
             _begin_to_listen(each, backlog)
     return adopted
 
 
-def adopt(sock: socket.socket) -> Listener:
+def adopt(sock: socket.socket) -> BoundSocket:
     """Take over a socket that is bound already; from here on the server closes it.
 
     It changes nothing but that the socket does not block.
@@ -66,7 +66,7 @@ def adopt(sock: socket.socket) -> Listener:
     try:
         _check_kind(sock)
         _check_state(sock)
-        listener = Listener(sock, _address_of(sock))
+        listener = BoundSocket(sock, _address_of(sock))
         sock.setblocking(False)
     except AddressError as exc:  # a name that no client could write
         raise BindError(errno.EADDRNOTAVAIL, f"{sock!r}: {exc}") from exc
@@ -75,7 +75,7 @@ def adopt(sock: socket.socket) -> Listener:
     return listener
 
 
-def _begin_to_listen(listener: Listener, backlog: int) -> None:
+def _begin_to_listen(listener: BoundSocket, backlog: int) -> None:
     sock = listener.socket
     try:
         if listener.address.is_stream and not _option(sock, "SO_ACCEPTCONN", 0):

@@ -18,7 +18,7 @@ from asyncserver._listen import paths
 from asyncserver._listen.address import Address
 from asyncserver.errors import BindError
 
-__all__ = ("Listener", "accept_plain", "listen", "reason", "resolve")
+__all__ = ("BoundSocket", "accept_plain", "listen", "reason", "resolve")
 
 SAME_PORT_TRIES: Final = 32  # for a port that is free on both IP families; one nearly always does
 
@@ -26,7 +26,7 @@ IPV6_ONLY_ADDRESSES: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class BoundSocket:
     """A bound socket and its address; `close()` also gives back its Unix path."""
 
     socket: socket.socket
@@ -97,7 +97,7 @@ def listen(
     backlog: int,
     mode: int | None = None,
     reuse_port: bool = False,
-) -> list[Listener]:
+) -> list[BoundSocket]:
     """Bind `address`; several sockets on one port if it stands for several IP addresses.
 
     Raises:
@@ -117,9 +117,9 @@ def listen(
 
 def _listen_ip(
     address: Address, hosts: Sequence[str], backlog: int, *, reuse_port: bool
-) -> list[Listener]:
+) -> list[BoundSocket]:
     with contextlib.ExitStack() as undo:
-        listeners: list[Listener] = []
+        listeners: list[BoundSocket] = []
         port = address.port
         for host in hosts:
             try:
@@ -133,7 +133,7 @@ def _listen_ip(
             port = sock.getsockname()[1]
             if address.is_stream:
                 sock.listen(backlog)
-            listeners.append(Listener(sock, Address.of_ip(address.scheme, host, port)))
+            listeners.append(BoundSocket(sock, Address.of_ip(address.scheme, host, port)))
         undo.pop_all()
         return listeners
 
@@ -160,7 +160,7 @@ def _bind_ip(address: Address, host: str, port: int, *, reuse_port: bool) -> soc
     return sock
 
 
-def _listen_unix(address: Address, backlog: int, mode: int | None) -> Listener:
+def _listen_unix(address: Address, backlog: int, mode: int | None) -> BoundSocket:
     kind = socket.SOCK_STREAM if address.is_stream else socket.SOCK_DGRAM
     inode = None
     sock = socket.socket(socket.AF_UNIX, kind)
@@ -176,7 +176,7 @@ def _listen_unix(address: Address, backlog: int, mode: int | None) -> Listener:
     except BaseException:
         sock.close()
         raise
-    return Listener(sock, address, inode)
+    return BoundSocket(sock, address, inode)
 
 
 def reason(exc: BaseException) -> str:

@@ -18,7 +18,10 @@ __all__ = ("Log", "show")
 
 logger = logging.getLogger("asyncserver")
 
-EVERY_DAY: Final = (events.Opened, events.Closed)  # so common that they have to be told apart fast
+EVERY_DAY: Final = (
+    events.ConnectionOpened,
+    events.ConnectionClosed,
+)  # so common that they have to be told apart fast
 FEW: Final = 10  # records of one kind
 MINUTE: Final = 60.0  # seconds
 
@@ -51,33 +54,33 @@ class Log:
         if type(event) in EVERY_DAY and not logger.isEnabledFor(logging.DEBUG):
             return
         match event:
-            case events.Opened() | events.Closed():
+            case events.ConnectionOpened() | events.ConnectionClosed():
                 logger.debug("%s: %s", show(event.peer), _one_word(event))
-            case events.Failed(peer, error):
+            case events.HandlerFailed(peer, error):
                 kind = Kind(logging.ERROR, f"the handler failed with {_whereabouts(error)}")
                 self._say(kind, "%s: the handler failed", show(peer), error=error)
-            case events.Disconnected(peer, error):
+            case events.PeerDisconnected(peer, error):
                 logger.debug("%s: disconnected: %s", show(peer), _line(error))
             case events.HandshakeFailed(peer, error):
                 logger.debug("%s: TLS handshake failed: %s", show(peer), _line(error))
-            case events.Expired(peer, deadline):
+            case events.DeadlineExpired(peer, deadline):
                 logger.debug("%s: closed, the %s deadline is over", show(peer), deadline)
-            case events.Refused(peer, limit):
+            case events.ConnectionRefused(peer, limit):
                 logger.debug("%s: refused, Limits.%s is reached", show(peer), limit)
-            case events.Saturated(connections):
+            case events.ConnectionLimitReached(connections):
                 text = "Limits.connections is reached (%d): new clients wait in the backlog"
                 self._say(SATURATED, text, connections)
-            case events.Exhausted(error, first):
+            case events.ResourcesExhausted(error, first):
                 if first:
                     self._say(
                         EXHAUSTED, "cannot accept: %s; trying again until it works", _line(error)
                     )
-            case events.Bound(address):
+            case events.AddressBound(address):
                 logger.info("listening on %s", address)
-            case events.Draining(connections, grace):
+            case events.DrainStarted(connections, grace):
                 limit = "without a limit" if grace is None else f"for up to {grace:g} s"
                 logger.debug("draining %d connections %s", connections, limit)
-            case events.Drained(finished, cancelled, aborted):
+            case events.DrainFinished(finished, cancelled, aborted):
                 self._say_what_was_left_out(self._rates.end())
                 logger.log(
                     logging.WARNING if cancelled or aborted else logging.INFO,
@@ -135,7 +138,7 @@ def _whereabouts(error: BaseException) -> str:
     return f"{type(error).__qualname__}{place}"
 
 
-def _one_word(event: events.Opened | events.Closed) -> str:
-    if isinstance(event, events.Opened):
+def _one_word(event: events.ConnectionOpened | events.ConnectionClosed) -> str:
+    if isinstance(event, events.ConnectionOpened):
         return "opened"
     return f"closed, {event.received} bytes in, {event.sent} out"

@@ -64,14 +64,14 @@ class Tally:
         self.bytes_out = 0
         self.accept_backoffs = 0
         self._count: dict[type, Callable[[Any], None]] = {
-            events.Opened: self._opened,
-            events.Closed: self._closed,
-            events.Refused: self._refused,
+            events.ConnectionOpened: self._opened,
+            events.ConnectionClosed: self._closed,
+            events.ConnectionRefused: self._refused,
             events.HandshakeFailed: self._handshake_failed,
-            events.Failed: self._failed,
-            events.Disconnected: self._disconnected,
-            events.Expired: self._expired,
-            events.Exhausted: self._exhausted,
+            events.HandlerFailed: self._failed,
+            events.PeerDisconnected: self._disconnected,
+            events.DeadlineExpired: self._expired,
+            events.ResourcesExhausted: self._exhausted,
         }
 
     def __call__(self, event: events.Event) -> None:
@@ -79,28 +79,28 @@ class Tally:
         if count is not None:
             count(event)
 
-    def _opened(self, _: events.Opened) -> None:
+    def _opened(self, _: events.ConnectionOpened) -> None:
         self.accepted += 1
 
-    def _closed(self, event: events.Closed) -> None:
+    def _closed(self, event: events.ConnectionClosed) -> None:
         self.closed += 1
         self.bytes_in += event.received
         self.bytes_out += event.sent
 
-    def _refused(self, event: events.Refused) -> None:
+    def _refused(self, event: events.ConnectionRefused) -> None:
         self.refused[event.limit] = self.refused.get(event.limit, 0) + 1
 
     def _handshake_failed(self, _: events.HandshakeFailed) -> None:
         self.handshakes_failed += 1
 
-    def _failed(self, _: events.Failed) -> None:
+    def _failed(self, _: events.HandlerFailed) -> None:
         self.handler_errors += 1
 
-    def _disconnected(self, _: events.Disconnected) -> None:
+    def _disconnected(self, _: events.PeerDisconnected) -> None:
         self.disconnects += 1
 
-    def _expired(self, event: events.Expired) -> None:
+    def _expired(self, event: events.DeadlineExpired) -> None:
         self.expired[event.deadline] = self.expired.get(event.deadline, 0) + 1
 
-    def _exhausted(self, _: events.Exhausted) -> None:
+    def _exhausted(self, _: events.ResourcesExhausted) -> None:
         self.accept_backoffs += 1

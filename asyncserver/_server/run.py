@@ -12,7 +12,7 @@ from typing import Literal, Unpack
 import anyio
 from anyio.abc import TaskStatus
 
-from asyncserver._handlers.mirrors import Handler
+from asyncserver._handlers.kinds import Handler
 from asyncserver._server.options import Options
 from asyncserver._server.server import DEFAULT_GRACE, Server
 from asyncserver._settings.checks import check_grace

@@ -1,11 +1,10 @@
-"""The server: bind, serve, drain, close. It puts the rooms together, and knows its state.
+"""The server: bind, serve, drain, close. It puts the parts together, and knows its state.
 
-What it listens on stands in `doors`, who is let in, in `acceptor` and `gate`, who is at work, in `crew`,
-and how one connection lives, in `session`.
+What it listens on stands in `listeners`, who is admitted, in `acceptor`, who is at work, in `supervisor`,
+and how one connection lives, in `_stream.task`.
 """
 
 import asyncio
-import functools
 import socket
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -14,28 +13,42 @@ from typing import Final, Self
 import anyio
 
 from asyncserver import events
-from asyncserver._handlers.kinds import adapt
-from asyncserver._handlers.mirrors import Handler
+from asyncserver._handlers.adapt import adapt
+from asyncserver._handlers.kinds import BlockingHandler, Handler, Kind, check, narrow
+from asyncserver._lifecycle import ServerState, advance
 from asyncserver._listen.address import Address
-from asyncserver._listen.admission import Gate
+from asyncserver._listen.admission import Admission
 from asyncserver._observe.logs import Log
 from asyncserver._observe.stats import Stats, Tally
+from asyncserver._server.acceptor import Acceptor
 from asyncserver._server.drain import Drain
-from asyncserver._server.listening import Doors
+from asyncserver._server.listeners import Listeners
 from asyncserver._server.options import check_addresses, check_options
-from asyncserver._server.states import ServerState, advance
-from asyncserver._server.supervisor import Crew
+from asyncserver._server.supervisor import Supervisor
 from asyncserver._settings.checks import check_grace, check_observers, known_words_only
+from asyncserver._settings.context import ServerContext
 from asyncserver._settings.limits import Limits, Timeouts
 from asyncserver._stream.connection import Connection
-from asyncserver._stream.draining import Closing
-from asyncserver._stream.task import Terms
+from asyncserver._stream.draining import DrainEvent
 from asyncserver._tls.context import TLSSource
 from asyncserver.errors import ServerStateError, SettingError
 
 __all__ = ("DEFAULT_GRACE", "Server")
 
 DEFAULT_GRACE: Final = 30.0  # seconds, as Kubernetes grants a pod
+
+
+class Parts:
+    """What a server is made of, from its start on."""
+
+    def __init__(self, context: ServerContext, kind: Kind) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.admission = Admission(context.limits)
+        self.listeners = Listeners(context, kind)
+        self.supervisor = Supervisor(context, kind, self.admission, self.listeners.resume)
+        self.acceptor = Acceptor(context, self.admission, self.supervisor)
+        self.drain: Drain | None = None  # while it drains
+        self.closer: asyncio.Task[None] | None = None  # likewise
 
 
 class Server:
@@ -78,10 +91,10 @@ class Server:
         observers: Sequence[events.Observer] = (),
     ) -> None:
         self._addresses = check_addresses(addresses)
-        service = adapt(handler, self)
+        self._kind = adapt(handler, self)
         context = check_options(
             tls=tls,
-            tickets=service.blocking is None,
+            tickets=not isinstance(self._kind, BlockingHandler),
             limits=limits,
             timeouts=timeouts,
             mode=mode,
@@ -90,11 +103,9 @@ class Server:
         self._mode = mode
         self._reuse_port = reuse_port
         self._tally = Tally()
-        limits = service.narrow(limits)
-        self._terms = Terms(
-            service=service,
+        self._context = ServerContext(
             tls=context,
-            limits=limits,
+            limits=narrow(self._kind, limits),
             timeouts=timeouts,
             observers=events.Observers((self._tally, Log(), *check_observers(observers))),
         )
@@ -102,28 +113,26 @@ class Server:
         for address in self._addresses:
             if isinstance(address, Address):
                 self._check(address)
-        # while it serves
         self._state = ServerState.NEW
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._gate = Gate(limits)
-        self._doors = Doors(self._terms, self._gate)
-        self._crew: Crew | None = None
-        # when it closes
-        self._drain: Drain | None = None
-        self._closer: asyncio.Task[None] | None = None
-        self._closing = Closing()
+        self._parts: Parts | None = None
+        self._draining = DrainEvent()
         self._closed = asyncio.Event()
 
     def __repr__(self) -> str:
         where = " ".join(self.addresses) or "nowhere yet"
-        return f"<Server {self._state.value}, {where}, {self._gate.inside} connections>"
+        return f"<Server {self._state.value}, {where}, {self._active} connections>"
 
     # -- what can be seen ----------------------------------------------------------------------
 
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Where it listens, with real ports; one each IP family for `tcp://:port`."""
-        return tuple(listener.address for listener in self._doors.listeners)
+        return tuple(bound.address for bound in self._parts.listeners.bound) if self._parts else ()
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """What it listens on, in the order of `addresses`; to look at, and not to be closed."""
+        return tuple(bound.socket for bound in self._parts.listeners.bound) if self._parts else ()
 
     @property
     def state(self) -> ServerState:
@@ -131,23 +140,25 @@ class Server:
         return self._state
 
     @property
-    def closing(self) -> Closing:
+    def draining(self) -> DrainEvent:
         """Set when it begins to drain."""
-        return self._closing
+        return self._draining
 
     @property
     def connections(self) -> Iterator[Connection]:
         """The connections that handlers hold now; iterate over them even while they come and go."""
-        return (each.connection for each in self._crew or () if each.connection is not None)
+        tasks = self._parts.supervisor if self._parts else ()
+        return (each.connection for each in tasks if each.connection is not None)
 
     @property
     def stats(self) -> Stats:
         """A snapshot of the counters. Costs a look at each connection."""
-        tally, endpoints = self._tally, self._doors.endpoints
+        tally = self._tally
+        endpoints = self._parts.listeners.endpoints if self._parts else ()
         connections = list(self.connections)
         return Stats(
             accepted=tally.accepted,
-            active=self._gate.inside,
+            active=self._active,
             refused=dict(tally.refused),
             handshakes_failed=tally.handshakes_failed,
             handler_errors=tally.handler_errors,
@@ -162,6 +173,10 @@ class Server:
             accept_backoffs=tally.accept_backoffs,
         )
 
+    @property
+    def _active(self) -> int:
+        return self._parts.admission.active if self._parts else 0
+
     # -- its life ------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -172,12 +187,11 @@ class Server:
             ServerStateError: it was started before, or closed meanwhile.
 
         """
-        if self._state is not ServerState.NEW or self._crew is not None:
+        if self._state is not ServerState.NEW or self._parts is not None:
             raise ServerStateError(f"this server is {self._state.value}: it starts only once")
-        self._loop = asyncio.get_running_loop()
-        self._crew = crew = Crew(self._terms, self._gate, self._doors.resume)
+        self._parts = parts = Parts(self._context, self._kind)
         try:
-            await self._doors.open(
+            await parts.listeners.open(
                 self._addresses,
                 mode=self._mode,
                 reuse_port=self._reuse_port,
@@ -185,26 +199,30 @@ class Server:
             )
             self._state = advance(self._state, ServerState.SERVING)  # unless closed meanwhile
         except BaseException:
-            self._doors.stop(empty=False)
-            self._doors.close()
-            if self._state is ServerState.NEW:
-                self._state = advance(self._state, ServerState.CLOSED)
-            self._close_adopted()
-            try:
-                await asyncio.sleep(0)  # transports that were aborted close their sockets now
-            finally:
-                self._closed.set()
+            await self._give_up(parts)
             raise
         for address in self.addresses:
-            self._emit(events.Bound(address))
-        self._doors.serve(crew)
-        crew.watch()
+            self.emit(events.AddressBound(address))
+        parts.listeners.start(parts.acceptor, parts.supervisor)
+        parts.supervisor.watch()
+
+    async def _give_up(self, parts: Parts) -> None:
+        """Close what was opened by a start that came to nothing."""
+        parts.listeners.stop(empty=False)
+        parts.listeners.close()
+        self._close_adopted()
+        if self._state is ServerState.NEW:
+            self._state = advance(self._state, ServerState.CLOSED)
+        try:
+            await asyncio.sleep(0)  # transports that were aborted close their sockets now
+        finally:
+            self._closed.set()
 
     async def close(self, grace: float | None = DEFAULT_GRACE) -> None:
         """Drain and close; return when no socket and no task is left.
 
         The listeners close at once, after those who wait there already were let in. Handlers are told
-        (`closing`), have `grace` seconds to finish (`None`: as long as it takes), are cancelled, have
+        (`draining`), have `grace` seconds to finish (`None`: as long as it takes), are cancelled, have
         `Timeouts.cleanup` to clean up, and what is left then is aborted. A second call with less
         grace shortens the first one's.
 
@@ -217,7 +235,7 @@ class Server:
 
         """
         self.begin_close(grace)
-        if self._crew is None or not self._crew.calls:
+        if self._parts is None or not self._parts.supervisor.calls:
             await self._closed.wait()
 
     def abort(self) -> None:
@@ -259,43 +277,42 @@ class Server:
         self._check_loop()
         if self._state is ServerState.NEW:
             self._state = advance(self._state, ServerState.CLOSED)
-            if self._crew is None:  # else `start` is at work, and sees it
+            if self._parts is None:  # else `start` is at work, and sees it
                 self._close_adopted()
                 self._closed.set()
         elif self._state is ServerState.SERVING:
-            self._begin_to_drain(grace)
-        elif self._drain is not None:
-            self._drain.shorten(grace)
+            assert self._parts is not None
+            self._begin_to_drain(self._parts, grace)
+        elif self._parts is not None and self._parts.drain is not None:
+            self._parts.drain.shorten(grace)
 
-    def _begin_to_drain(self, grace: float | None) -> None:
-        loop, crew = asyncio.get_running_loop(), self._crew
-        assert crew is not None
+    def _begin_to_drain(self, parts: Parts, grace: float | None) -> None:
         self._state = advance(self._state, ServerState.DRAINING)
-        self._drain = Drain(self._terms.timeouts.cleanup)
-        self._drain.shorten(grace)
-        self._doors.stop(empty=grace != 0)
-        self._emit(events.Draining(self._gate.inside, grace))
-        self._closing.set()
-        self._closer = asyncio.Task(self._finish(crew, self._drain), loop=loop)  # no factory's
+        parts.drain = drain = Drain(self._context.timeouts.cleanup)
+        drain.shorten(grace)
+        parts.listeners.stop(empty=grace != 0)
+        self.emit(events.DrainStarted(self._active, grace))
+        self._draining.set()
+        parts.closer = asyncio.Task(self._finish(parts, drain), loop=parts.loop)  # no factory's
 
-    async def _finish(self, crew: Crew, drain: Drain) -> None:
+    async def _finish(self, parts: Parts, drain: Drain) -> None:
         try:
-            drained = await crew.go_home(drain, functools.partial(self._doors.last_guests, crew))
-            self._doors.close()
+            drained = await parts.supervisor.drain(drain, parts.listeners.admit_backlog)
+            parts.listeners.close()
             await asyncio.sleep(0)  # transports that were aborted close their sockets now
         except asyncio.CancelledError:  # by somebody who cancels all tasks that there are
-            crew.cut_off()
-            self._doors.close()
+            parts.supervisor.abort_all()
+            parts.listeners.close()
             raise
         finally:
             self._state = advance(self._state, ServerState.CLOSED)
             self._closed.set()
-        self._emit(drained)
+        self.emit(drained)
 
     def _check_loop(self) -> None:
         """Raise, if it serves on another event loop than the one that is running here."""
         runs = self._state in {ServerState.SERVING, ServerState.DRAINING}
-        if runs and asyncio._get_running_loop() is not self._loop:
+        if runs and self._parts and asyncio._get_running_loop() is not self._parts.loop:
             raise ServerStateError(
                 "this server runs on another event loop: write"
                 " loop.call_soon_threadsafe(server.begin_close, grace), with that loop"
@@ -303,8 +320,8 @@ class Server:
 
     def _check(self, address: Address) -> None:
         """Raise, if the handler or the settings cannot serve this address."""
-        self._terms.service.check(address, self._handler_name)
-        if self._terms.tls is not None and not address.is_stream:
+        check(self._kind, address, self._handler_name)
+        if self._context.tls is not None and not address.is_stream:
             raise SettingError(f"{address} cannot be encrypted: tls= is for stream addresses")
 
     def _close_adopted(self) -> None:
@@ -313,5 +330,6 @@ class Server:
             if isinstance(address, socket.socket):
                 address.close()
 
-    def _emit(self, event: events.Event) -> None:
-        self._terms.observers.emit(event)
+    def emit(self, event: events.Event) -> None:
+        """Tell the observers, the log and the counters what has happened."""
+        self._context.observers.emit(event)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from asyncserver._settings.limits import Timeouts
-from asyncserver.errors import DeadlineExceeded, LineTooLongError
+from asyncserver.errors import DeadlineExceededError, LineTooLongError
 
 __all__ = ("HostedSocket", "HostedTLSSocket", "hosted")
 
@@ -65,10 +65,10 @@ class _Deadlines(socket.socket):
     line: int | None = None
     overdue: str | None = None
 
-    def over(self, deadline: str) -> DeadlineExceeded:
+    def over(self, deadline: str) -> DeadlineExceededError:
         """Note that a deadline is over, and return what says so."""
         self.overdue = self.overdue or deadline
-        return DeadlineExceeded(deadline, self.seconds[deadline] or 0)
+        return DeadlineExceededError(deadline, self.seconds[deadline] or 0)
 
     def makefile(self, mode: Any = "r", buffering: int | None = None, **text: Any) -> Any:
         """Return a file, as ever; one of bytes to read from reads no line that is too long."""

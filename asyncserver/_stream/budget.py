@@ -9,7 +9,7 @@ so that a turn takes about as long with fifty of them as with ten.
 import asyncio
 from typing import Final
 
-__all__ = ("Pace",)
+__all__ = ("TurnBudget",)
 
 # A read or a send costs 1, and each 4 KiB of either another 1. So a peer that pipelines lines has 64 of
 # them answered in a turn, which takes 0.2 ms; half as many cost it 3 % more, twice as many save 2 %.
@@ -20,7 +20,7 @@ TOGETHER: Final = 1024
 LEAST: Final = 16
 
 
-class Pace:
+class TurnBudget:
     """The common measure of all connections of a server.
 
     Attributes:

@@ -22,15 +22,15 @@ from asyncserver._stream.attributes import (
     tls_attributes,
 )
 from asyncserver._stream.buffer import ReceiveBuffer
-from asyncserver._stream.draining import Closing
+from asyncserver._stream.draining import DrainEvent
 from asyncserver._stream.protocol import StreamProtocol
 from asyncserver._stream.reader import Reader
 from asyncserver._tls.context import server_context
 from asyncserver._tls.transport import TLSTransport
 from asyncserver.errors import (
-    ConnectionBusy,
-    ConnectionClosed,
-    DeadlineExceeded,
+    ConnectionBusyError,
+    ConnectionClosedError,
+    DeadlineExceededError,
     HandshakeError,
 )
 
@@ -53,7 +53,7 @@ class Connection(Reader, ByteStream):
         peer: the other end: `(host, port)`, or the path of a Unix socket, mostly empty.
         closed_by_handler: its own task has closed it, so that using it afterwards is a mistake there.
         standard_compatible: demand that a peer ends a stream over TLS with close_notify: an end without
-            it raises `ConnectionBroken`, caused by an `ssl.SSLEOFError`, and does not pass for an
+            it raises `ConnectionBrokenError`, caused by an `ssl.SSLEOFError`, and does not pass for an
             orderly one. Default: false, as many peers just close.
 
     """
@@ -71,7 +71,7 @@ class Connection(Reader, ByteStream):
         self._timeouts = timeouts
         self._closed = False
         self._muted = False  # a loop has ended because of a drain, before its first line
-        self._closing: Closing | None = None  # made when somebody asks for it
+        self._closing: DrainEvent | None = None  # made when somebody asks for it
         self.closed_by_handler = False
         self.peer = peer
         self.standard_compatible = False
@@ -86,9 +86,9 @@ class Connection(Reader, ByteStream):
         """Send all of `item`; return when fewer than `Limits.write_buffer` bytes wait to go.
 
         Raises:
-            ConnectionBroken: the connection was lost; its cause is the system's word for it.
-            ConnectionClosed: it was closed, or `send_eof` was called, on this side.
-            DeadlineExceeded: the peer took nothing for `Timeouts.write`; the connection is
+            ConnectionBrokenError: the connection was lost; its cause is the system's word for it.
+            ConnectionClosedError: it was closed, or `send_eof` was called, on this side.
+            DeadlineExceededError: the peer took nothing for `Timeouts.write`; the connection is
                 aborted.
             TypeError: `item` is not bytes, but text, say.
 
@@ -158,17 +158,17 @@ class Connection(Reader, ByteStream):
             UpgradeRefusedError: clear text is waiting to be read; upgrading now would let whoever
                 wrote it act in the peer's name. The connection is aborted.
             HandshakeError: the handshake failed; the connection is closed.
-            ConnectionBusy: another task is reading, or the connection is encrypted already.
-            DeadlineExceeded: it took longer than `Timeouts.handshake`; likewise.
+            ConnectionBusyError: another task is reading, or the connection is encrypted already.
+            DeadlineExceededError: it took longer than `Timeouts.handshake`; likewise.
 
         """
         protocol = self._protocol
         if self._closed or protocol.lost:
             raise self._why_not()
         if protocol.reading:
-            raise ConnectionBusy("reading from")
+            raise ConnectionBusyError("reading from")
         if self.tls is not None:
-            raise ConnectionBusy("encrypting")
+            raise ConnectionBusyError("encrypting")
         if not protocol.sendable:
             raise self._why_not_send()
         layer = TLSTransport(server_context(context))
@@ -186,7 +186,7 @@ class Connection(Reader, ByteStream):
                 self.abort()
             protocol.connection_lost(None)  # the transport does not know it any more
             if isinstance(exc, TimeoutError) and self._timeouts.handshake is not None:
-                raise DeadlineExceeded("handshake", self._timeouts.handshake) from None
+                raise DeadlineExceededError("handshake", self._timeouts.handshake) from None
             raise
         protocol.transport = layer
         protocol.sendable = not (self._closed or protocol.lost)
@@ -195,13 +195,13 @@ class Connection(Reader, ByteStream):
     # -- what is known about it ----------------------------------------------------------------
 
     @property
-    def closing(self) -> Closing:
-        """Set when the server asks this handler to finish: `await connection.closing.wait()`.
+    def draining(self) -> DrainEvent:
+        """Set when the server asks this handler to finish: `await connection.draining.wait()`.
 
         A connection that has not spoken yet is asked when it is `Timeouts.first` old.
         """
         if self._closing is None:
-            self._closing = Closing()
+            self._closing = DrainEvent()
         if self._protocol.told:
             self._closing.set()
         return self._closing
@@ -262,8 +262,8 @@ class Connection(Reader, ByteStream):
         if self._closed or protocol.lost or protocol.transport.is_closing():
             return self._why_not()
         if self._muted:
-            return ConnectionClosed(MUTED)
-        return ConnectionClosed("send_eof() was called, or start_tls() is at work")
+            return ConnectionClosedError(MUTED)
+        return ConnectionClosedError("send_eof() was called, or start_tls() is at work")
 
     def mute(self) -> None:
         """Let nothing be sent any more: it might confirm a message that has not come."""

@@ -15,9 +15,9 @@ class SlowStepsProtocol(StreamProtocol):
 
     __slots__ = ()
 
-    def go_on(self) -> None:
+    def resume_now(self) -> None:
         start = self.loop.time()
-        super().go_on()
+        super().resume_now()
         seconds = self.loop.time() - start
         if seconds >= self.loop.slow_callback_duration:
             logger.warning("Executing %r took %.3f seconds", self.task, seconds)

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-__all__ = ("AnyProtocol", "tell_when_lost")
+__all__ = ("AnyProtocol", "is_datagram_protocol", "is_stream_protocol", "tell_when_lost")
 
 AnyProtocol = asyncio.Protocol | asyncio.BufferedProtocol
 
@@ -44,3 +44,28 @@ class _Wrapper(asyncio.Protocol):
 
 class _BufferedWrapper(asyncio.BufferedProtocol):
     """Likewise."""
+
+
+def is_stream_protocol(thing: object) -> bool:
+    """Whether both loops take this protocol, or objects of this class, for a stream.
+
+    What does not derive from asyncio's classes is told apart by its methods, as the loops do it.
+    """
+    return _derives(thing, asyncio.Protocol | asyncio.BufferedProtocol) or _has(
+        thing, "connection_made", "data_received"
+    )
+
+
+def is_datagram_protocol(thing: object) -> bool:
+    """Whether both loops take this protocol, or objects of this class, for datagrams."""
+    return _derives(thing, asyncio.DatagramProtocol) or _has(
+        thing, "connection_made", "datagram_received"
+    )
+
+
+def _derives(thing: object, bases: Any) -> bool:
+    return issubclass(thing, bases) if isinstance(thing, type) else isinstance(thing, bases)
+
+
+def _has(thing: object, *methods: str) -> bool:
+    return all(callable(getattr(thing, name, None)) for name in methods)

@@ -11,10 +11,10 @@ from collections.abc import Awaitable
 from typing import Final
 
 from asyncserver._settings.checks import octets
-from asyncserver._stream.budget import BUDGET, COSTLY, Pace
+from asyncserver._stream.budget import BUDGET, COSTLY, TurnBudget
 from asyncserver._stream.buffer import ReceiveBuffer
-from asyncserver._stream.stepping import Driver, park, turn
-from asyncserver.errors import ConnectionBusy
+from asyncserver._stream.stepping import Stepper, suspend, turn
+from asyncserver.errors import ConnectionBusyError
 
 __all__ = ("StreamProtocol",)
 
@@ -23,7 +23,7 @@ PIECE: Final = 1024  # of which each send() takes so many, beside its own
 TURNS_TO_READ: Final = 2  # of the loop: one may be in the middle of reading already
 
 
-class StreamProtocol(Driver, asyncio.Protocol):
+class StreamProtocol(Stepper, asyncio.Protocol):
     """What one connection has received, and who waits for more: its handler, which it drives.
 
     Attributes:
@@ -35,7 +35,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
         flowing: and who sends has not spent its budget.
         ended: nothing more will come, whatever the reason,
         whole: and the peer has said so: what came is all that it wanted to send.
-        finishing: the server is closing, so that between two messages is the place to stop,
+        finishing: the server drains, so that between two messages is the place to stop,
         spared: but not before the first one: it has just connected.
         answered: what was read last has been followed by a `write` of the handler's own task.
         iterating: an iteration goes on, so that another one stands inside its body.
@@ -55,7 +55,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, high: int, pace: Pace) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, high: int, pace: TurnBudget) -> None:
         super().__init__(loop)
         self.buffer = ReceiveBuffer()
         self.received = 0
@@ -100,7 +100,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
             self.budget = self.pace.budget
         self.buffer.feed(data)
         if self.wakeup is not None:
-            self.go_on()
+            self.resume_now()
         elif self._reader is not None:
             self.wake()
         elif self.buffer.size >= self._high:
@@ -135,7 +135,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
     @property
     def reading(self) -> bool:
         """Whether somebody waits for more bytes."""
-        return self.parked or (self._reader is not None and not self._reader.done())
+        return self.suspended or (self._reader is not None and not self._reader.done())
 
     @property
     def message(self) -> int | None:
@@ -152,7 +152,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
     @property
     def told(self) -> bool:
-        """Whether the handler shall know that the server is closing."""
+        """Whether the handler shall know that the server drains."""
         return self.finishing and (self.received > 0 or not self.spared)
 
     @property
@@ -174,16 +174,16 @@ class StreamProtocol(Driver, asyncio.Protocol):
         """Return what to await until something has changed: bytes, the end, or `wake`.
 
         Raises:
-            ConnectionBusy: another task waits already.
+            ConnectionBusyError: another task waits already.
 
         """
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
         if self._reader is None and current_task() is self.task:
-            return park  # the handler itself
+            return suspend  # the handler itself
         if self.reading:
-            raise ConnectionBusy("reading from")
+            raise ConnectionBusyError("reading from")
         self._reader = reader = self.loop.create_future()
         return reader
 
@@ -298,7 +298,7 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
     def wake(self) -> None:
         """Let a waiting reader look again."""
-        if self.parked:
+        if self.suspended:
             self.wake_task()
         reader, self._reader = self._reader, None
         if reader is not None and not reader.done():

@@ -15,9 +15,9 @@ from asyncserver._settings.limits import Limits
 from asyncserver._stream.iteration import CHUNK, Chunks, Lines, Message
 from asyncserver._stream.protocol import StreamProtocol
 from asyncserver.errors import (
-    ConnectionBroken,
-    ConnectionClosed,
-    DeadlineExceeded,
+    ConnectionBrokenError,
+    ConnectionClosedError,
+    DeadlineExceededError,
     IncompleteReadError,
     MessageTooLongError,
 )
@@ -45,9 +45,9 @@ class Reader:
 
         Raises:
             anyio.EndOfStream: the peer sends no more.
-            ConnectionBroken: the connection was lost.
-            ConnectionClosed: it was closed on this side.
-            DeadlineExceeded: nothing came within `Timeouts.idle`.
+            ConnectionBrokenError: the connection was lost.
+            ConnectionClosedError: it was closed on this side.
+            DeadlineExceededError: nothing came within `Timeouts.idle`.
             ValueError: `max_bytes` is less than 1, as in anyio.
 
         """
@@ -68,7 +68,7 @@ class Reader:
 
         Raises:
             MessageTooLongError: without `n`, there is more than `Limits.read_all`.
-            ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in `receive`.
+            ConnectionBrokenError, ConnectionClosedError, DeadlineExceededError: as in `receive`.
 
         """
         if type(n) is not int:
@@ -94,7 +94,7 @@ class Reader:
             IncompleteReadError: the stream ended before; `partial` has what came.
             MessageTooLongError: `n` is more than `Limits.exactly`.
             ValueError: `n` is negative, as in asyncio.
-            ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in `receive`.
+            ConnectionBrokenError, ConnectionClosedError, DeadlineExceededError: as in `receive`.
 
         """
         n = self._check_size(n)
@@ -118,7 +118,7 @@ class Reader:
             LineTooLongError: it takes more than `Limits.line` bytes; the next read starts behind
                 the separator.
             ValueError: the separator is empty, as in asyncio.
-            ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in `receive`.
+            ConnectionBrokenError, ConnectionClosedError, DeadlineExceededError: as in `receive`.
 
         """
         if type(separator) is not bytes:
@@ -135,7 +135,7 @@ class Reader:
 
         Raises:
             IncompleteReadError: the stream ended in the middle of a line.
-            LineTooLongError, ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in
+            LineTooLongError, ConnectionBrokenError, ConnectionClosedError, DeadlineExceededError: as in
                 `readuntil`.
 
         """
@@ -180,7 +180,7 @@ class Reader:
                 (size,) = struct.unpack("!I", await connection.readexactly(4))
 
         Raises:
-            ConnectionBroken, ConnectionClosed, DeadlineExceeded: as in `receive`.
+            ConnectionBrokenError, ConnectionClosedError, DeadlineExceededError: as in `receive`.
 
         """
         protocol = self._protocol
@@ -260,7 +260,7 @@ class Reader:
         if self._closed or (protocol.error is not None and not protocol.whole):
             raise self._why_not()
         if self.standard_compatible and self.cut_off:
-            raise ConnectionBroken("the peer did not say that it sends no more") from (
+            raise ConnectionBrokenError("the peer did not say that it sends no more") from (
                 ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred without close_notify")
             )
 
@@ -272,10 +272,10 @@ class Reader:
     def _why_not(self) -> Exception:
         """Tell why the connection cannot be used."""
         error = self._protocol.error
-        if isinstance(error, DeadlineExceeded):
+        if isinstance(error, DeadlineExceededError):
             return error
         if self._closed:
-            return ConnectionClosed("the connection was closed on this side")
-        broken = ConnectionBroken(f"the connection was lost: {error or 'the peer is gone'}")
+            return ConnectionClosedError("the connection was closed on this side")
+        broken = ConnectionBrokenError(f"the connection was lost: {error or 'the peer is gone'}")
         broken.__cause__ = error
         return broken

@@ -14,23 +14,23 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final, Self
 
-__all__ = ("Driver", "park", "turn")
+__all__ = ("Stepper", "suspend", "turn")
 
-PARKED: Final = object()  # what a coroutine yields when it waits for its driver
+SUSPENDED: Final = object()  # what a coroutine yields when it waits for its driver
 NOTHING: Final = object()
 
 # What repr(task), task.get_stack(), debuggers and tracers ask the coroutine of a task for.
 SEEN: Final = frozenset({
     "__name__", "__qualname__", "cr_await", "cr_code", "cr_frame", "cr_origin", "cr_suspended",
 })  # fmt: skip
-PACKAGE: Final = os.path.dirname(__file__) + os.sep
+PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
-class _Park:
+class _Suspend:
     """Yields `PARKED`, once each time that it is awaited."""
 
     __slots__ = ()
-    __await__ = (PARKED,).__iter__  # runs no Python code
+    __await__ = (SUSPENDED,).__iter__  # runs no Python code
 
 
 class _Turn:
@@ -41,12 +41,12 @@ class _Turn:
 
 
 # To be awaited by the coroutine that is driven, in its own task: until `go_on()`.
-park: Final[Awaitable[None]] = _Park()  # type: ignore[assignment] # an iterator is all it takes
+suspend: Final[Awaitable[None]] = _Suspend()  # type: ignore[assignment] # an iterator is all it takes
 # To be awaited in any task: lets the others on the loop have their turn.
 turn: Final[Awaitable[None]] = _Turn()  # type: ignore[assignment] # likewise
 
 
-class Driver(Coroutine[Any, Any, Any]):
+class Stepper(Coroutine[Any, Any, Any]):
     """Runs one coroutine in the task that is made of the driver.
 
     It is all that an idle connection holds for this: what that task steps; and while the coroutine is
@@ -93,11 +93,11 @@ class Driver(Coroutine[Any, Any, Any]):
     # -- what the protocol calls: something has come ----------------------------------------------
 
     @property
-    def parked(self) -> bool:
+    def suspended(self) -> bool:
         """Whether the coroutine waits for `go_on`."""
         return self.wakeup is not None and not self.stepping
 
-    def go_on(self) -> None:
+    def resume_now(self) -> None:
         """Let a parked coroutine go on at once; if another task runs now, in a turn of its own.
 
         To be called from a callback of the loop, with another context than the task's.
@@ -117,7 +117,7 @@ class Driver(Coroutine[Any, Any, Any]):
             self.stepping = False
             _leave_task(loop, task)
             self.after_step()
-        if waiter is not PARKED:
+        if waiter is not SUSPENDED:
             if waiter is not None:  # else it wants a turn, which is what the task gets anyway
                 self._next = waiter
             self.wake_task()
@@ -160,7 +160,7 @@ class Driver(Coroutine[Any, Any, Any]):
         finally:
             self.stepping = False
             self.after_step()
-        if waiter is not PARKED:
+        if waiter is not SUSPENDED:
             return waiter
         self._asyncio_future_blocking = True  # as `await` would set it
         return self

@@ -50,7 +50,7 @@ class Order:
 
 def serve(judge: Connection, figures: Any, name: str, order: Order) -> None:
     """Serve until killed. The judge gets the addresses, as `socket.connect` takes them."""
-    from asyncserver._server.run import loop_factory
+    from asyncserver.embedding import loop_factory
 
     if name != "ours":  # what they say of clients that leave is not the question
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncserver
 import compat
-from asyncserver._server.run import loop_factory
+from asyncserver.embedding import loop_factory
 from benchmarks.peers import plain, standard
 from benchmarks.peers.work import BACKLOG, LINE_LIMIT, Work
 

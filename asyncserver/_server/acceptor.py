@@ -1,20 +1,28 @@
 """Accepting: some at a time, not more than fit in, with a pause when the system is out.
 
-One acceptor a server, so that its listeners take turns. It does not know what accepting is, nor what
-becomes of a connection: it knows when to try, and is told to `resume` when somebody has left.
+One acceptor a server, so that its listeners take turns. Who gets a slot is served by the supervisor,
+and when a slot is free again, accepting is to be resumed.
 """
 
 import asyncio
 import errno
+import socket
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final
 
-from asyncserver.events import Exhausted, Observers, Saturated
+from asyncserver._listen.address import peer_address
+from asyncserver._listen.admission import Admission
+from asyncserver._server.supervisor import Supervisor
+from asyncserver._settings.context import ServerContext
+from asyncserver.events import ConnectionLimitReached, ConnectionRefused, ResourcesExhausted
 
-__all__ = ("Acceptor", "Capacity")
+__all__ = ("BACK_OFF", "BATCH", "PEER_ERRORS", "Accept", "Acceptor")
 
 # Accepts in a turn of the loop. A connection costs 60 us until its handler waits, so this is 2 ms.
 BATCH: Final = 32
+# TLS costs four times as much until the handshake begins; and two milliseconds in a turn are what
+# `turns` has for all that follows.
+TLS_BATCH: Final = 4
 BACK_OFF: Final = 0.1  # seconds; nine wake-ups in ten go to waste at most
 
 # accept(2): errors of the connection that was waiting, not of the listener. Take the next one.
@@ -24,39 +32,29 @@ PEER_ERRORS: Final = frozenset({
 })  # fmt: skip
 
 
-class Capacity(Protocol):
-    """How many are inside, and whether one more fits in."""
-
-    @property
-    def inside(self) -> int: ...
-    @property
-    def full(self) -> bool: ...
+Accept = Callable[[], tuple[socket.socket, Any]]
 
 
 class Acceptor:
     """Accepts from the listeners of a server, one after the other.
 
     Args:
-        loop: the loop to run on.
-        capacity: asked before each is accepted whether one more fits in; `None`: always.
-        observers: are told when it is full, and when the system is out.
-        batch: most accepts in a turn of the loop.
+        context: its limits say how many fit in, and what becomes of those who do not.
+        admission: has the slots.
+        supervisor: serves who was admitted, and gives the slot back in the end.
 
     """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        capacity: Capacity | None,
-        observers: Observers,
-        *,
-        batch: int = BATCH,
+        self, context: ServerContext, admission: Admission, supervisor: Supervisor
     ) -> None:
-        self._loop = loop
-        self._capacity = capacity
-        self._observers = observers
-        self._batch = batch
-        self._listeners: dict[int, Callable[[], object]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._observers = context.observers
+        self._waits = context.limits.overflow == "backlog"  # whoever does not fit in
+        self._batch = BATCH if context.tls is None else TLS_BATCH
+        self._admission = admission
+        self._supervisor = supervisor
+        self._listeners: dict[int, Accept] = {}
         self._waited_for: dict[int, None] = {}  # listeners where somebody waits, in their order
         self._turn: asyncio.Handle | None = None
         self._accepting = False
@@ -69,12 +67,16 @@ class Acceptor:
         """Whether nothing is accepted for now."""
         return not self._accepting
 
-    def add(self, fileno: int, accept: Callable[[], object]) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether the next one has to wait outside."""
+        return self._waits and self._admission.full
+
+    def add(self, fileno: int, accept: Accept) -> None:
         """Accept from one more listener, from the next `resume()` on.
 
         `fileno` is readable while somebody waits; the caller closes it, after `close()`. `accept`
-        accepts one and sees to it. It raises `BlockingIOError` if nobody waits, another `OSError` if
-        accepting failed.
+        raises `BlockingIOError` if nobody waits, another `OSError` if accepting failed.
         """
         self._listeners[fileno] = accept
 
@@ -101,16 +103,16 @@ class Acceptor:
     def _accept(self) -> None:
         self._turn = None
         for _ in range(self._batch):
-            if self._capacity is not None and self._capacity.full:
+            if self.full:
                 if not self._saturated:
-                    self._observers.emit(Saturated(self._capacity.inside))
+                    self._observers.emit(ConnectionLimitReached(self._admission.active))
                 self._saturated = True
                 self._pause()
                 return
             fileno = next(iter(self._waited_for))
             del self._waited_for[fileno]
             try:
-                self._listeners[fileno]()
+                accepted = self._listeners[fileno]()
             except (BlockingIOError, InterruptedError):
                 if not self._waited_for:
                     self._saturated = self._exhausted = False
@@ -120,14 +122,26 @@ class Acceptor:
                 if exc.errno not in PEER_ERRORS:
                     self._back_off(exc)
                     return
+            else:
+                self.admit(*accepted)
             if not self._accepting:
                 return  # whoever was accepted closed the server
             self._waited_for[fileno] = None  # behind the others
         self._turn = self._loop.call_soon(self._accept)
 
+    def admit(self, sock: socket.socket, raw: Any) -> None:
+        """Have a connection served, or close it if it is above a limit."""
+        peer = peer_address(raw)
+        limit = self._admission.acquire("" if isinstance(peer, str) else peer[0])
+        if limit is None:
+            self._supervisor.start(sock, peer)
+        else:
+            sock.close()
+            self._observers.emit(ConnectionRefused(peer, limit))
+
     def _back_off(self, exc: OSError) -> None:
         """Stop looking: a listener that stays readable and cannot be served would spin the CPU."""
-        self._observers.emit(Exhausted(exc, first=not self._exhausted))
+        self._observers.emit(ResourcesExhausted(exc, first=not self._exhausted))
         self._exhausted = True
         self._pause()
         self._again = self._loop.call_later(BACK_OFF, self.resume)
