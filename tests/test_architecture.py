@@ -1,4 +1,4 @@
-"""Which room may use which: the imports are read, and any other edge fails."""
+"""Which room may use which: the imports are read, all of them, and any other edge fails."""
 
 import ast
 import importlib
@@ -8,173 +8,141 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "asyncserver"
-
-# From the ground up. A room may use the rooms below its floor.
-FLOORS = [
-    {"errors", "settings", "states", "limits", "gate", "address", "buffer", "deadlines", "events", "rates", "stats"},
-    {"logs", "paths", "listeners", "adopted", "acceptor", "attributes", "blocking", "closing", "debugging", "driver", "foreign", "outbox", "pace", "pktinfo", "protocol", "certificate", "contexts", "engine", "handshakes", "tls", "unread"},
-    {"iteration", "reader", "connection", "datagram", "handlers", "kinds", "options", "drain"},
-    {"session", "packets", "crew", "doors", "server"},
-    {"serve"},
-    {"cli", "client", "target", "demo", "testing", "__main__"},
-]  # fmt: skip
-# And of its own floor only these.
-LEVEL = {
-    "states": {"errors"},
-    "settings": {"errors"},
-    "limits": {"errors", "settings"},
-    "gate": {"limits"},
-    "address": {"errors"},
-    "buffer": {"errors"},
-    "deadlines": {"limits"},
-    "listeners": {"paths"},
-    "adopted": {"listeners"},
-    "protocol": {"driver", "pace"},
-    "debugging": {"protocol"},
-    "outbox": {"pktinfo", "unread"},
-    "contexts": {"engine"},
-    "tls": {"engine", "handshakes"},
-    "stats": {"events"},
-    "reader": {"iteration"},
-    "connection": {"reader"},
-    "handlers": {"connection", "datagram"},
-    "kinds": {"connection", "datagram", "handlers"},
-    "packets": {"session"},
-    "crew": {"packets", "session"},
-    "doors": {"crew", "session"},
-    "server": {"crew", "doors", "session"},
-    "cli": {"client", "target"},
-    "__main__": {"cli"},
-}
-# The drop-in's rooms, likewise; a room may use those before it.
-COMPAT = (
-    "words", "late", "telling", "turns", "worker", "pool", "waking", "state", "bells", "handshakes", "engine", "awaiting", "hosting", "servers",
-    "mixins", "install", "__main__",
+# The packages and modules of asyncserver, from the top down: each may use those below it.
+ORDER = (
+    "__main__", "_cli", "embedding", "testing", "demo", "__init__", "_server", "_handlers", "_datagram", "_stream", "_tls",
+    "_listen", "_observe", "_settings", "_lifecycle", "events", "errors",
 )  # fmt: skip
-# Only these know asyncserver, and of it what a room offers in its `__all__`.
-BOTH_WORLDS = {"engine", "hosting", "install", "__main__"}
+PUBLIC = {"__init__", "embedding", "errors", "events", "testing", "demo"}  # and nothing else
+# What decides, and knows neither a loop, nor a socket, nor the time.
+PURE = {
+    "errors", "events", "_lifecycle", "_settings.checks", "_settings.limits", "_listen.address", "_listen.admission",
+    "_observe.stats", "_observe.rates", "_stream.buffer", "_stream.deadlines",
+}  # fmt: skip
 IMPURE = {"asyncio", "socket", "ssl", "time", "selectors", "threading"}
-LONGEST = 300  # lines, of which many are docstrings
-LONGER = {
-    "cli": "one table of all settings, and the words of its help",
-    "protocol": "what the transport calls from below, and what the connection asks from above",
-    "server": "what can be seen of it beside its life",
-    "session": "three kinds of handlers, each with its own way to open",
-    "tls": "both faces of a layer: a transport's and a protocol's methods",
-}
+LONGEST = 350  # lines, of which many are docstrings
 
 
-def rooms() -> dict[str, ast.Module]:
-    return {
-        path.stem: ast.parse(path.read_text())
-        for path in PACKAGE.glob("*.py")
-        if path.stem != "__init__"
-    }
-
-
-ROOMS = rooms()
-
-
-def imports(tree: ast.AST) -> set[str]:
-    """Names of all modules that are imported, wherever, but for the eyes of a type checker."""
-    found: set[str] = set()
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module is not None, "no relative imports"
-            found.add(node.module)
-            if node.module == "asyncserver":
-                found |= {f"asyncserver.{alias.name}" for alias in node.names}
-                found.discard("asyncserver")
-        else:
-            found |= imports(node)
+def modules(package: str) -> dict[str, ast.Module]:
+    """All modules of a package by their names within it, like `_stream.buffer`."""
+    found = {}
+    for path in (ROOT / package).rglob("*.py"):
+        parts = path.relative_to(ROOT / package).with_suffix("").parts
+        if (
+            parts[0] != "startup"
+        ):  # read by any Python that a program starts, and importing none of us
+            found[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text())
     return found
 
 
-def floor(room: str) -> int:
-    return next(number for number, names in enumerate(FLOORS) if room in names)
+ASYNCSERVER, COMPAT = modules("asyncserver"), modules("compat")
 
 
-def test_every_room_has_its_floor():
-    assert set().union(*FLOORS) == set(ROOMS)
+def imports(tree: ast.AST) -> set[tuple[str, str]]:
+    """All names that are imported, wherever, also for type checkers: the module, and what of it."""
+    found: set[tuple[str, str]] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, "") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, "no relative imports"
+            found |= {(node.module, alias.name) for alias in node.names}
+    return found
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_imports_point_down(room):
-    for name in imports(ROOMS[room]):
-        if name.startswith("asyncserver."):
-            used = name.removeprefix("asyncserver.")
-            allowed = floor(used) < floor(room) or used in LEVEL.get(room, ())
-            assert allowed, (
-                f"{room} (floor {floor(room)}) must not use {used} (floor {floor(used)})"
-            )
-        assert name != "asyncserver", f"{room} imports the package from inside itself"
-        assert room == "cli" or not name.startswith("compat"), "but lazily, on the command line"
+def uses(package: str, found: dict[str, ast.Module], name: str) -> set[str]:
+    """Other modules of the same package that a module uses."""
+    used = set()
+    for module, what in imports(found[name]):
+        if module == package:
+            used.add(what if what in found else "__init__")
+        elif module.startswith(f"{package}."):
+            inner = module.removeprefix(f"{package}.")
+            used.add(f"{inner}.{what}" if f"{inner}.{what}" in found else inner)
+    return used
 
 
-@pytest.mark.parametrize("room", sorted(LEVEL))
-def test_no_edge_is_allowed_that_nobody_uses(room):
-    used = {name.removeprefix("asyncserver.") for name in imports(ROOMS[room])}
-    assert LEVEL[room] <= used
+def circle(package: str, found: dict[str, ast.Module]) -> list[str]:
+    """Modules that use each other in a circle, if there is one."""
+    done: set[str] = set()
+
+    def visit(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name not in done:
+            for each in sorted(uses(package, found, name)):
+                if round_trip := visit(each, [*way, name]):
+                    return round_trip
+            done.add(name)
+        return []
+
+    return next(filter(None, (visit(name, []) for name in sorted(found))), [])
 
 
-@pytest.mark.parametrize("room", sorted(FLOORS[0]))
-def test_ground_floor_is_pure(room):
-    assert not {name.partition(".")[0] for name in imports(ROOMS[room])} & IMPURE
+@pytest.mark.parametrize(("package", "found"), [("asyncserver", ASYNCSERVER), ("compat", COMPAT)])
+def test_no_two_modules_use_each_other(package, found):
+    assert circle(package, found) == []
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_uvloop_is_imported_only_when_a_loop_is_made(room):
+def test_every_package_has_its_place():
+    assert {name.partition(".")[0] for name in ASYNCSERVER} == set(ORDER)
+
+
+def test_what_is_public_is_bare_and_what_is_not_has_an_underscore():
+    assert {name for name in ORDER if not name.startswith("_") or name == "__init__"} == PUBLIC
+
+
+@pytest.mark.parametrize("name", sorted(ASYNCSERVER))
+def test_imports_point_down(name):
+    package = name.partition(".")[0]
+    for used in uses("asyncserver", ASYNCSERVER, name):
+        other = used.partition(".")[0]
+        assert ORDER.index(other) >= ORDER.index(package), f"{name} must not use {used}"
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_what_decides_is_pure(name):
+    used = {module.partition(".")[0] for module, _ in imports(ASYNCSERVER[name])}
+    assert not used & IMPURE
+
+
+@pytest.mark.parametrize("name", sorted(ASYNCSERVER))
+def test_uvloop_is_imported_only_when_a_loop_is_made(name):
     top = {
         alias.name
-        for node in ROOMS[room].body
+        for node in ASYNCSERVER[name].body
         if isinstance(node, ast.Import)
         for alias in node.names
     }
     assert "uvloop" not in top
 
 
-@pytest.mark.parametrize("room", sorted(ROOMS))
-def test_room_can_be_read_in_one_sitting(room):
-    lines = len((PACKAGE / f"{room}.py").read_text().splitlines())
-    assert (lines > LONGEST) == (room in LONGER), lines
-    assert ast.get_docstring(ROOMS[room])
+@pytest.mark.parametrize("name", sorted(ASYNCSERVER))
+def test_asyncserver_does_not_know_compat(name):
+    """But lazily, for a person at the command line."""
+    used = {module.partition(".")[0] for module, _ in imports(ASYNCSERVER[name])}
+    assert "compat" not in used or name.startswith("_cli.")
 
 
-def test_every_room_of_compat_has_its_place():
-    assert {path.stem for path in (ROOT / "compat").glob("*.py")} == {*COMPAT, "__init__"}
+@pytest.mark.parametrize("name", sorted(COMPAT))
+def test_compat_uses_only_what_is_public(name):
+    for module, what in imports(COMPAT[name]):
+        if module.partition(".")[0] == "asyncserver":
+            assert module.removeprefix("asyncserver").lstrip(".") in {"", *PUBLIC}
+            assert not what or what in {*importlib.import_module(module).__all__, *PUBLIC}
 
 
-@pytest.mark.parametrize("room", COMPAT)
-def test_compat_imports_point_down_and_are_public(room):
-    path = ROOT / "compat" / f"{room}.py"
-    tree = ast.parse(path.read_text())
-    for_types_only = {
-        inner
-        for node in tree.body
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in set(ast.walk(tree)) - for_types_only:
-        assert not (isinstance(node, ast.Import) and "compat" in ast.unparse(node))
-        if not isinstance(node, ast.ImportFrom) or node.module is None:
-            continue
-        package, _, used = node.module.partition(".")
-        names = {alias.name for alias in node.names}
-        if package == "compat":
-            for each in {used} if used else names:
-                assert COMPAT.index(each) < COMPAT.index(room)
-        elif package == "asyncserver":
-            assert room in BOTH_WORLDS
-            assert names <= set(importlib.import_module(node.module).__all__)
-    assert ast.get_docstring(ast.parse(path.read_text()))
-    assert (
-        len(path.read_text().splitlines()) <= LONGEST or room == "engine"
-    )  # where both worlds meet
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [("asyncserver", name) for name in sorted(ASYNCSERVER)]
+    + [("compat", name) for name in sorted(COMPAT)],
+)
+def test_a_module_says_what_it_is_for_and_is_read_in_one_sitting(package, name):
+    found = {"asyncserver": ASYNCSERVER, "compat": COMPAT}[package][name]
+    assert ast.get_docstring(found)
+    path = ROOT.joinpath(package, *name.split(".")).with_suffix(".py")
+    if path.exists():
+        assert len(path.read_text().splitlines()) <= LONGEST
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda path: path.stem)

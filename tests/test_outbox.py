@@ -221,13 +221,13 @@ async def test_waiting_for_one_that_does_not_read_is_free(
             await taken(server, 1000)
             for _ in range(100):
                 await asyncio.sleep(0)
-            tried, waiting = tries, len(server._crew.packets.waiting)
+            tried, waiting = tries, len(server._parts.supervisor.datagrams.waiting)
             assert waiting > 10
             await asyncio.sleep(29)
             assert tries == tried
-            assert len(server._crew.packets.waiting) == waiting
+            assert len(server._parts.supervisor.datagrams.waiting) == waiting
             await asyncio.sleep(2)
-            assert not server._crew.packets.waiting
+            assert not server._parts.supervisor.datagrams.waiting
             assert tries == tried
     expired = recorder.of(PeerDisconnected)
     assert len(expired) == waiting
@@ -244,7 +244,7 @@ async def test_one_that_goes_while_replies_wait(directory, connected, recorder):
             await taken(server, 1000)
         told = await recorder.wait_for(PeerDisconnected)
         assert isinstance(told.error, ConnectionBrokenError)
-        while server._crew.packets.waiting:
+        while server._parts.supervisor.datagrams.waiting:
             await asyncio.sleep(0)
     assert recorder.of(HandlerFailed) == []
 

@@ -21,7 +21,7 @@ name = contextvars.ContextVar("name", default="nobody")
 
 def waiting_in(server: Any) -> Any:
     """The datagram handlers of a server that did not end at once."""
-    return server._crew.packets.waiting
+    return server._parts.supervisor.datagrams.waiting
 
 
 async def ask(sock, *questions):

@@ -226,7 +226,7 @@ def test_standard_descriptors_that_are_closed_do_not_become_sockets(loop):
     hold = (
         "import os, signal\nasync def hold(connection): pass\n"
         "def bound(event):\n"
-        "    if type(event).__name__ != 'Bound': return\n"
+        "    if type(event).__name__ != 'AddressBound': return\n"
         "    kinds = [os.readlink(f'/proc/self/fd/{fd}') for fd in range(3)]\n"
         "    os._exit(7) if kinds != 3 * ['/dev/null'] else signal.raise_signal(signal.SIGTERM)\n"
     )
@@ -243,7 +243,7 @@ def test_signal_at_the_moment_of_the_first_news_drains(loop, number):
     program = f"""
 import os
 def news(event):
-    if type(event).__name__ == "Bound":
+    if type(event).__name__ == "AddressBound":
         os.kill(os.getpid(), {number})
 {program.replace("grace=1", "grace=1, observers=[news]")}"""
     process = subprocess.run(
