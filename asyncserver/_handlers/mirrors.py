@@ -6,13 +6,14 @@ stands in `kinds`.
 
 import io
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Protocol
 
 from asyncserver._datagram.datagram import Datagram
 from asyncserver._lifecycle import ServerState
 from asyncserver._listen.address import Address, PeerAddress
 from asyncserver._observe.stats import Stats
+from asyncserver._settings.checks import octets
 from asyncserver._stream.connection import Connection
 from asyncserver._stream.draining import DrainEvent
 from asyncserver.events import Event
@@ -134,9 +135,9 @@ class StreamWriteFile:
     def __init__(self, connection: Connection) -> None:
         self.write = connection.send
 
-    async def writelines(self, lines: list[bytes]) -> None:
+    async def writelines(self, lines: Iterable[bytes | bytearray | memoryview]) -> None:
         """Send all `lines`; as in `io`, none gets a newline added."""
-        await self.write(b"".join(lines))
+        await self.write(b"".join([octets("writelines()", line) for line in lines]))
 
     async def flush(self) -> None:
         """Do nothing: `write` has sent it."""
@@ -167,9 +168,9 @@ class DatagramWriteFile:
     def __init__(self) -> None:
         self._file = io.BytesIO()
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append to the reply."""
-        self._file.write(data)
+        self._file.write(octets("write()", data))
 
     async def flush(self) -> None:
         """Do nothing: the reply goes out at the end."""

@@ -11,7 +11,7 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final
 
 from asyncserver import events
-from asyncserver._datagram.tasks import EAGERLY, DatagramTasks, retrieve
+from asyncserver._datagram.tasks import EAGERLY, DatagramTasks, unheard
 from asyncserver._handlers.kinds import AsyncHandler, Kind, ProtocolFactory
 from asyncserver._listen.address import PeerAddress
 from asyncserver._listen.admission import Admission
@@ -129,8 +129,10 @@ class Supervisor:
         received, sent = connection.release()
         self._admission.release(connection.host)
         self._released()
+        error = unheard(task)
+        if error is not None:
+            self._context.observers.emit(events.HandlerFailed(connection.peer, error))
         self._context.observers.emit(events.ConnectionClosed(connection.peer, received, sent))
-        retrieve(task)
 
     # -- deadlines -----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Final
 from asyncserver._settings.checks import octets
 from asyncserver._stream.budget import BUDGET, COSTLY, TurnBudget
 from asyncserver._stream.buffer import ReceiveBuffer
-from asyncserver._stream.stepping import Stepper, suspend, turn
+from asyncserver._stream.stepping import Stepper, check_loop, suspend, turn
 from asyncserver.errors import ConnectionBusyError
 
 __all__ = ("StreamProtocol",)
@@ -29,7 +29,7 @@ class StreamProtocol(Stepper, asyncio.Protocol):
     Attributes:
         buffer: received and not yet read.
         received: bytes, in all.
-        budget: what may still be read and sent in this turn of the loop, see `Pace`.
+        budget: what may still be read and sent in this turn of the loop, see `TurnBudget`.
         sendable: nothing speaks against sending; else the connection knows what does.
         writable: the transport takes bytes; it holds fewer than its high-water mark,
         flowing: and who sends has not spent its budget.
@@ -48,19 +48,47 @@ class StreamProtocol(Stepper, asyncio.Protocol):
     """
 
     __slots__ = (
-        "_high", "_outgoing", "_paused", "_reader", "_room", "_senders", "_written", "answered", "begun", "budget",
-        "buffer", "consumed", "ended", "error", "finishing", "flowing", "iterating", "looked", "lost", "messages", "opened", "pace",
-        "received", "seen", "sendable", "since", "spared", "transport", "waited", "whole", "writable",
+        "_high",
+        "_outgoing",
+        "_paused",
+        "_reader",
+        "_room",
+        "_senders",
+        "_written",
+        "answered",
+        "begun",
+        "budget",
+        "buffer",
+        "consumed",
+        "ended",
+        "error",
+        "finishing",
+        "flowing",
+        "iterating",
+        "looked",
+        "lost",
+        "messages",
+        "opened",
+        "received",
+        "seen",
+        "sendable",
+        "since",
+        "spared",
+        "transport",
+        "turn_budget",
+        "waited",
+        "whole",
+        "writable",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, high: int, pace: TurnBudget) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, high: int, turn_budget: TurnBudget) -> None:
         super().__init__(loop)
         self.buffer = ReceiveBuffer()
         self.received = 0
-        self.pace = pace
-        self.budget = pace.budget
+        self.turn_budget = turn_budget
+        self.budget = turn_budget.budget
         self.answered = True
         self.iterating = False
         self.messages = 0
@@ -97,7 +125,7 @@ class StreamProtocol(Stepper, asyncio.Protocol):
         elif self.wakeup is not None:
             # Who waits has let others have their turn; and no loop reads a second time in the same
             # turn after so short a read, which tells it that the kernel has no more.
-            self.budget = self.pace.budget
+            self.budget = self.turn_budget.budget
         self.buffer.feed(data)
         if self.wakeup is not None:
             self.resume_now()
@@ -175,15 +203,19 @@ class StreamProtocol(Stepper, asyncio.Protocol):
 
         Raises:
             ConnectionBusyError: another task waits already.
+            ServerStateError: it is a task of another event loop.
 
         """
+        own = self._reader is None and current_task() is self.task
+        if not own:
+            check_loop(self.loop, "connection")
+            if self.reading:
+                raise ConnectionBusyError("reading from")
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
-        if self._reader is None and current_task() is self.task:
+        if own:
             return suspend  # the handler itself
-        if self.reading:
-            raise ConnectionBusyError("reading from")
         self._reader = reader = self.loop.create_future()
         return reader
 
@@ -207,9 +239,9 @@ class StreamProtocol(Stepper, asyncio.Protocol):
 
     async def next_turn(self) -> None:
         """Let the others on the loop have their turn; then there is a new budget."""
-        self.pace.spent()
+        self.turn_budget.spent()
         await turn
-        self.budget = self.pace.budget
+        self.budget = self.turn_budget.budget
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Give `data` to the transport, at the end of the handler's step if it is in one.
@@ -238,6 +270,8 @@ class StreamProtocol(Stepper, asyncio.Protocol):
             return
         if self.stepping:  # what other tasks send is no answer of the handler's
             self.answered = True
+        else:
+            check_loop(self.loop, "connection")
         held = self._outgoing
         if self.stepping and len(held) + len(data) <= CORK:
             if not held:
