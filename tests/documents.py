@@ -57,7 +57,6 @@ class Program:
 
     Attributes:
         commands: what is typed, and what comes back.
-        helpers: the programs before it on the page that it may import.
 
     """
 
@@ -65,7 +64,6 @@ class Program:
     name: str
     source: str
     commands: list[tuple[str, str]]
-    helpers: "list[Program]"
 
     @property
     def serves(self) -> bool:
@@ -85,7 +83,7 @@ def programs() -> Iterator[Program]:
         found: list[Program] = []
         for language, block in BLOCK.findall(text):
             if language == "python":
-                found.append(Program(page, "", block, [], list(found)))
+                found.append(Program(page, "", block, []))
             elif found:
                 found[-1].commands += typed(block)
         for program in found:
@@ -187,8 +185,7 @@ def try_out(
     program: Program, directory: str, loop: str, *, commands: list[tuple[str, str]] | None = None
 ) -> None:
     """Type all that a page says about a program, and compare what comes back."""
-    for each in (*program.helpers, program):
-        Path(directory, each.name).write_text(local(each.source, directory))
+    Path(directory, program.name).write_text(local(program.source, directory))
     addresses: list[Address] = []
     with ExitStack() as servers:
         for command, answer in program.commands if commands is None else commands:
