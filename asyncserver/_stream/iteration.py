@@ -20,6 +20,7 @@ nothing any more, so that it cannot confirm what it has not got.
 from typing import Final, Protocol, Self
 
 from asyncserver._stream.protocol import StreamProtocol
+from asyncserver._stream.states import Asked
 
 __all__ = ("Chunks", "Lines", "Message")
 
@@ -30,7 +31,6 @@ class Ends(Protocol):
     """What a loop asks its connection for, when it ends."""
 
     def check_nothing_left(self) -> None: ...
-    def mute(self) -> None: ...
 
 
 class Loop:
@@ -77,7 +77,7 @@ class Loop:
         """Stop; unless what the loop gives are messages, nothing can be confirmed behind it."""
         nothing_taken = 0 < self._begin == self._protocol.received
         if not self.confirms or (nothing_taken and not self._messages):
-            self._ends.mute()
+            self._protocol.mute()
 
 
 class Lines(Loop):
@@ -94,7 +94,7 @@ class Lines(Loop):
             budget = protocol.budget - 1
         protocol.budget = budget
         while (line := protocol.buffer.take_until(b"\n", self._limit)) is None:
-            if protocol.finishing and self._may_leave():
+            if protocol.asked is not Asked.NO and self._may_leave():
                 if await protocol.hears_nothing() and self._may_leave():
                     self._leave()
                     raise StopAsyncIteration
@@ -121,7 +121,7 @@ class Chunks(Loop):
             budget = protocol.budget - 1
         protocol.budget = budget
         while not protocol.buffer.size:
-            if protocol.finishing and self._may_leave():
+            if protocol.asked is not Asked.NO and self._may_leave():
                 if await protocol.hears_nothing() and self._may_leave():
                     self._leave()
                     raise StopAsyncIteration

@@ -14,6 +14,7 @@ from asyncserver._settings.checks import check_flag, octets, shown, whole_number
 from asyncserver._settings.limits import Limits
 from asyncserver._stream.iteration import CHUNK, Chunks, Lines, Message
 from asyncserver._stream.protocol import StreamProtocol
+from asyncserver._stream.states import Receiving
 from asyncserver.errors import (
     ConnectionBrokenError,
     ConnectionClosedError,
@@ -32,13 +33,12 @@ class Reader:
     whoever reads it lets the others on the loop have their turn now and then.
     """
 
-    __slots__ = ()
+    __slots__ = ("_limits", "_protocol", "standard_compatible")
 
-    # What the connection has.
-    standard_compatible: bool
-    _closed: bool
-    _limits: Limits
-    _protocol: StreamProtocol
+    def __init__(self, protocol: StreamProtocol, limits: Limits) -> None:
+        self._protocol = protocol
+        self._limits = limits
+        self.standard_compatible = False
 
     async def receive(self, max_bytes: int = CHUNK) -> bytes:
         """Return what has arrived, at least one byte and at most `max_bytes`.
@@ -236,10 +236,6 @@ class Reader:
             await protocol.more()
         raise MessageTooLongError("what read() gathers", "read_all", limit)
 
-    def mute(self) -> None:
-        """Let nothing be sent any more: it might confirm a message that has not come."""
-        raise NotImplementedError
-
     def _check_size(self, n: SupportsIndex) -> int:
         size = whole_number("readexactly()", n)
         if size < 0:
@@ -259,7 +255,7 @@ class Reader:
     def _check_orderly_end(self) -> None:
         """Raise, unless the peer said that it sends no more."""
         protocol = self._protocol
-        if self._closed or (protocol.error is not None and not protocol.whole):
+        if protocol.receiving is not Receiving.EOF:
             raise self._why_not()
         if self.standard_compatible and self.cut_off:
             raise ConnectionBrokenError("the peer did not say that it sends no more") from (
@@ -276,7 +272,7 @@ class Reader:
         error = self._protocol.error
         if isinstance(error, DeadlineExceededError):
             return error
-        if self._closed:
+        if self._protocol.closed:
             return ConnectionClosedError("the connection was closed on this side")
         broken = ConnectionBrokenError(f"the connection was lost: {error or 'the peer is gone'}")
         broken.__cause__ = error
