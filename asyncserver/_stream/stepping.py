@@ -9,11 +9,12 @@ Whatever else the handler awaits, the task awaits.
 
 import asyncio
 import os
-from asyncio import _enter_task, _get_running_loop, _leave_task, current_task
+from asyncio import current_task
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final, Self
 
+from asyncserver._cpython import enter_task, leave_task, running_loop
 from asyncserver.errors import ServerStateError
 
 __all__ = ("Stepper", "check_loop", "suspend", "turn")
@@ -53,7 +54,7 @@ def check_loop(loop: asyncio.AbstractEventLoop, thing: str) -> None:
 
     What is left of it when that loop runs no more, can be closed anywhere.
     """
-    here = _get_running_loop()
+    here = running_loop()
     if here is not loop and (here is not None or loop.is_running()):
         raise ServerStateError(
             f"this {thing} belongs to another event loop: write loop.call_soon_threadsafe(...) or"
@@ -120,7 +121,7 @@ class Stepper(Coroutine[Any, Any, Any]):
         """
         loop, task = self.loop, self.task
         try:
-            _enter_task(loop, task)
+            enter_task(loop, task)
         except RuntimeError:
             self.wake_task()
             return
@@ -131,7 +132,7 @@ class Stepper(Coroutine[Any, Any, Any]):
             self._next, waiter = exc, None  # and not in this frame, which it holds
         finally:
             self.stepping = False
-            _leave_task(loop, task)
+            leave_task(loop, task)
             self.after_step()
         if self.wakeup is None:
             self._settle(task, waiter)
