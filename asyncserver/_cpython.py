@@ -21,8 +21,10 @@ __all__ = (
     "abandon",
     "accept_of",
     "callbacks_of",
+    "cancel_message",
     "enter_task",
     "leave_task",
+    "must_cancel",
     "running_loop",
     "send_file_by_sends",
 )
@@ -32,6 +34,12 @@ SENDFILE_FALLBACK: Final = _SendfileMode.FALLBACK
 
 # What waits for the end of a task: None, or a list. A task that somebody waits for is not used again.
 callbacks_of: Final[Callable[[asyncio.Task[Any]], object]] = operator.attrgetter("_callbacks")
+
+# Whether a task was cancelled in the step that it takes, and has not been told; and what it will be told.
+must_cancel: Final[Callable[[asyncio.Task[Any]], bool]] = operator.attrgetter("_must_cancel")
+cancel_message: Final[Callable[[asyncio.Task[Any]], object]] = operator.attrgetter(
+    "_cancel_message"
+)
 
 
 def accept_of(listener: socket.socket) -> Callable[[], tuple[int, Any]]:

@@ -4,6 +4,8 @@ import asyncio
 import socket
 from typing import Any
 
+import pytest
+
 from asyncserver import _cpython
 
 TAKEN = (
@@ -38,6 +40,17 @@ async def test_a_task_that_nobody_waits_for_has_no_callbacks():
     task.add_done_callback(lambda _: None)
     assert _cpython.callbacks_of(task), f"Task._callbacks: {TAKEN}"
     await task
+
+
+async def test_a_task_says_that_it_was_cancelled_in_its_own_step():
+    task: Any = asyncio.current_task()
+    assert not _cpython.must_cancel(task), f"Task._must_cancel: {TAKEN}"
+    task.cancel("enough")
+    assert _cpython.must_cancel(task), f"Task._must_cancel: {TAKEN}"
+    assert _cpython.cancel_message(task) == "enough", f"Task._cancel_message: {TAKEN}"
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    task.uncancel()
 
 
 async def test_the_loop_forgets_an_abandoned_task():
