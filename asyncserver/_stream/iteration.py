@@ -20,10 +20,12 @@ nothing any more, so that it cannot confirm what it has not got.
 from typing import Final, Protocol, Self
 
 from asyncserver._stream.protocol import StreamProtocol
-from asyncserver._stream.states import Asked
+from asyncserver._stream.states import Asked, Receiving
 
 __all__ = ("Chunks", "Lines", "Message")
 
+NO: Final = Asked.NO  # a name of the module is found faster than one of an enum
+OPEN: Final = Receiving.OPEN
 CHUNK: Final = 65_536  # bytes, as anyio's streams
 
 
@@ -94,12 +96,12 @@ class Lines(Loop):
             budget = protocol.budget - 1
         protocol.budget = budget
         while (line := protocol.buffer.take_until(b"\n", self._limit)) is None:
-            if protocol.asked is not Asked.NO and self._may_leave():
+            if protocol.asked is not NO and self._may_leave():
                 if await protocol.hears_nothing() and self._may_leave():
                     self._leave()
                     raise StopAsyncIteration
                 continue
-            if protocol.ended:
+            if protocol.receiving is not OPEN:
                 self._ends.check_nothing_left()
                 raise StopAsyncIteration
             await protocol.more()
@@ -121,12 +123,12 @@ class Chunks(Loop):
             budget = protocol.budget - 1
         protocol.budget = budget
         while not protocol.buffer.size:
-            if protocol.asked is not Asked.NO and self._may_leave():
+            if protocol.asked is not NO and self._may_leave():
                 if await protocol.hears_nothing() and self._may_leave():
                     self._leave()
                     raise StopAsyncIteration
                 continue
-            if protocol.ended:
+            if protocol.receiving is not OPEN:
                 self._ends.check_nothing_left()
                 raise StopAsyncIteration
             await protocol.more()
