@@ -200,14 +200,14 @@ class Connection(Reader, ByteStream):
         """
         if self._draining is None:
             self._draining = DrainEvent()
-        if self._protocol.told:
+        if self._protocol.asked_now:
             self._draining.set()
         return self._draining
 
     def finish(self, *, spared: bool) -> None:
         """Ask the handler to finish; if `spared`, not before its first message."""
         self._protocol.finish(spared=spared)
-        if self._draining is not None and self._protocol.told:
+        if self._draining is not None and self._protocol.asked_now:
             self._draining.set()
 
     @property

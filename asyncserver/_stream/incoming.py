@@ -114,12 +114,12 @@ class ReceivingHalf(Stepper, asyncio.Protocol):
         return begin if begin < self.received else None
 
     @property
-    def leaving(self) -> bool:
+    def may_finish(self) -> bool:
         """Whether between two messages is the place to stop."""
-        return self.told and not self.messages
+        return self.asked_now and not self.messages
 
     @property
-    def told(self) -> bool:
+    def asked_now(self) -> bool:
         """Whether the handler shall know that the server drains."""
         asked = self.asked
         return asked is Asked.NOW or (asked is Asked.AFTER_FIRST and self.received > 0)

@@ -69,7 +69,7 @@ class Loop:
     def _may_leave(self) -> bool:
         """Whether this is the place to stop, since the server drains."""
         protocol = self._protocol
-        if protocol.buffer.size or not protocol.leaving:
+        if protocol.buffer.size or not protocol.may_finish:
             return False
         if self._messages is not None:
             return self._messages

@@ -27,13 +27,24 @@ class StreamProtocol(ReceivingHalf):
         writable: the transport takes bytes; it holds fewer than its high-water mark,
         flowing: and who sends has not spent its budget.
         sending: where this half stands, see `states`.
-        opened, seen, since, begun, waited, looked: kept for `deadlines`.
+        opened, last_mark, marked_at, late_with, late_for, looked_at: kept for `deadlines`.
 
     """
 
     __slots__ = (
-        "_outgoing", "_room", "_senders", "_written", "begun", "flowing", "looked", "opened", "seen", "sending",
-        "since", "waited", "writable",
+        "_outgoing",
+        "_room",
+        "_senders",
+        "_written",
+        "flowing",
+        "last_mark",
+        "late_for",
+        "late_with",
+        "looked_at",
+        "marked_at",
+        "opened",
+        "sending",
+        "writable",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, high: int, turn_budget: TurnBudget) -> None:
@@ -44,10 +55,10 @@ class StreamProtocol(ReceivingHalf):
         self._room = CORK
         self._written = 0
         self._senders: list[asyncio.Future[None]] | None = None
-        self.opened = self.since = self.looked = loop.time()
-        self.seen = 0
-        self.begun: int | None = None
-        self.waited = 0.0
+        self.opened = self.marked_at = self.looked_at = loop.time()
+        self.last_mark = 0
+        self.late_with: int | None = None
+        self.late_for = 0.0
 
     # -- from below: what the transport says ---------------------------------------------------
 
@@ -88,12 +99,12 @@ class StreamProtocol(ReceivingHalf):
         return self._written + len(self._outgoing)
 
     @property
-    def moved(self) -> int:
+    def bytes_moved(self) -> int:
         """Bytes in both directions, in all."""
         return self.received + self.sent
 
     @property
-    def unsent(self) -> int:
+    def bytes_unsent(self) -> int:
         """Bytes that keep senders waiting; 0 while the transport takes more."""
         return 0 if self.writable else self.transport.get_write_buffer_size()
 

@@ -189,7 +189,7 @@ class Reader:
         """
         protocol = self._protocol
         while not protocol.buffer.size:
-            if protocol.leaving:
+            if protocol.may_finish:
                 if await protocol.hears_nothing():
                     return False
                 continue

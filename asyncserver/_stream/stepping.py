@@ -141,7 +141,7 @@ class Stepper(Coroutine[Any, Any, Any]):
         self._context = context
         return self
 
-    def let_go(self) -> None:
+    def forget_task(self) -> None:
         """Forget the task, which holds the stepper; to be called when the coroutine ends."""
         self.task = None  # type: ignore[assignment] # likewise
 
