@@ -88,7 +88,7 @@ class DatagramTasks:
     def _new_task(self, datagram: Datagram | None = None) -> Stepper:
         variables = self._variables.copy()
         stepper = Stepper(self._loop)
-        stepper.drive(self._work(stepper, variables, datagram), variables)
+        stepper.wrap(self._work(stepper, variables, datagram), variables)
         stepper.task = asyncio.Task(stepper, loop=self._loop, context=variables, **EAGERLY)
         return stepper
 

@@ -46,7 +46,7 @@ PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class _Suspend:
-    """Yields `PARKED`, once each time that it is awaited."""
+    """Yields `SUSPENDED`, once each time that it is awaited."""
 
     __slots__ = ()
     __await__ = (SUSPENDED,).__iter__  # runs no Python code
@@ -59,7 +59,7 @@ class _Turn:
     __await__ = (None,).__iter__
 
 
-# To be awaited by the coroutine that is driven, in its own task: until `resume_now()`.
+# To be awaited by the coroutine that is stepped, in its own task: until `resume_now()`.
 suspend: Final[Awaitable[None]] = _Suspend()  # type: ignore[assignment] # an iterator is all it takes
 # To be awaited in any task: lets the others on the loop have their turn.
 turn: Final[Awaitable[None]] = _Turn()  # type: ignore[assignment] # likewise
@@ -128,14 +128,14 @@ class Stepper(Coroutine[Any, Any, Any]):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.stepping = False
-        self.task = None  # type: ignore[assignment] # nothing is driven yet
+        self.task = None  # type: ignore[assignment] # nothing is stepped yet
         self.wakeup: Callable[..., object] | None = None
         self._cancelled: asyncio.CancelledError | None = None
         self._asyncio_future_blocking: bool | None = None  # for whoever asks whether it is a future
         self._pending = Pending.NOTHING
         self._value: Any = None  # what is pending
 
-    def drive(self, coroutine: Coroutine[Any, Any, object], context: Context) -> Self:
+    def wrap(self, coroutine: Coroutine[Any, Any, object], context: Context) -> Self:
         """Return what to make a task of, in `context`, to run `coroutine`."""
         self._coroutine = coroutine
         self._context = context
@@ -296,7 +296,7 @@ class Stepper(Coroutine[Any, Any, Any]):
         if wakeup is not None:
             self.loop.call_soon(wakeup, self, context=self._context)
 
-    # -- what is seen of the task: the coroutine that is driven -----------------------------------
+    # -- what is seen of the task: the coroutine that is stepped -----------------------------------
 
     @property
     def cr_running(self) -> bool:

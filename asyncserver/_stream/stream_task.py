@@ -43,7 +43,7 @@ class StreamTask(ConnectionTask):
         self._protocol = kind(loop, context.limits.read_buffer, budget)
 
     def coroutine(self) -> Coroutine[Any, Any, None]:
-        return self._protocol.drive(self._run(), self.variables)
+        return self._protocol.wrap(self._run(), self.variables)
 
     async def _run(self) -> None:
         protocol = self._protocol
