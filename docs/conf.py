@@ -69,11 +69,16 @@ def shorten(*signature: object) -> tuple[str | None, str | None]:
     return arguments, returns
 
 
-def keep_colons(
+def read_docstring(
     _app: Sphinx, what: str, _name: str, _object: object, _options: object, lines: list[str]
 ) -> None:
-    """Keep napoleon from taking what stands before a property's first colon for its type."""
-    if what == "property":
+    """Make reStructuredText of what is written for people: backslashes, blocks of code, first colons."""
+    for number, line in enumerate(lines):
+        lines[number] = line.replace("\\", "\\\\")
+        block = [*lines[number + 1 : number + 3], "", ""]
+        if line.endswith(":") and not block[0] and block[1].startswith("    "):
+            lines[number] += ":"
+    if what == "property":  # napoleon would take what stands before the first colon for its type
         lines[:0] = ["..", ""]  # an empty comment, and no colon
 
 
@@ -81,4 +86,4 @@ def setup(app: Sphinx) -> None:
     """Draw the pictures before any page is read."""
     app.connect("builder-inited", lambda _: lifecycle.write(HERE / "_generated"))
     app.connect("autodoc-process-signature", shorten)
-    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before napoleon

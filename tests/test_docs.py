@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+import compat
 from asyncserver._cli.send import exchange
 from asyncserver._lifecycle import MOVES
+from asyncserver._stream import states
 from tests.documents import (
     PAGES,
     ROOT,
@@ -139,13 +141,22 @@ def test_every_page_has_its_place():
 @pytest.mark.parametrize("module", PUBLIC)
 def test_the_reference_describes_every_public_name(module):
     text = "".join(PAGES[page] for page in PAGES if page.startswith("docs/reference/"))
-    described = set(re.findall(rf"^\.\. auto(?!module)\w+:: {module}\.(\w+)$", text, re.MULTILINE))
+    described = set(
+        re.findall(rf"^\.\. auto(?!module)\w+:: {module}\.(\w+)(?:\(\))?$", text, re.MULTILINE)
+    )
     mentioned = set(re.findall(rf"`{module}\.(\w+)(?:`|\.)", text))
     if re.search(rf"automodule:: {module}\n +:members:", text):
         return  # all of `__all__`
     public = set(importlib.import_module(module).__all__)
     assert described <= public
     assert public - described <= mentioned
+
+
+def test_the_settings_of_threads_have_the_defaults_that_the_reference_tells():
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", PAGES["docs/reference/compat.md"], re.MULTILINE)
+    assert rows
+    for name, default in rows:
+        assert str(getattr(compat.ThreadingMixIn, name)) == default
 
 
 def test_every_error_is_described():
@@ -180,3 +191,16 @@ def test_the_life_of_a_server_is_drawn_from_its_table(monkeypatch):
     for cause in lifecycle.CAUSES.values():
         assert f">{cause}</text>" in picture
     assert picture.count("<path") == 1 + len(lifecycle.CAUSES)  # one is the head of the arrows
+
+
+def test_the_life_of_a_connection_is_listed_from_its_tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    lifecycle = importlib.import_module("lifecycle")
+    for kind in (states.Receiving, states.Sending):
+        rows = lifecycle.listed(kind, states.MOVES).splitlines()[2:]
+        assert len(rows) == len(kind)
+        for state, row in zip(kind, rows, strict=True):
+            _, name, following, _ = (each.strip() for each in row.split("|"))
+            assert name == state.value
+            words = {each.value for each in states.MOVES[state]} or {"nothing else"}
+            assert set(following.split(", ")) == words

@@ -1,14 +1,18 @@
-"""The life of a server as a picture, drawn from the table that the server itself obeys.
+"""The lives of a server and of a connection, shown from the tables that they themselves obey.
 
-States stand in a row, in the order of `ServerState`. A move to the next one is an arrow, a move that
-leaves some out an arc above. What brings a move about is written here, and a test demands that every
-move of the table has its words, and no other.
+The server's is a picture. States stand in a row, in the order of `ServerState`. A move to the next one
+is an arrow, a move that leaves some out an arc above. What brings a move about is written here, and a
+test demands that every move of the table has its words, and no other. A connection has too many moves
+for a picture: they are listed.
 """  # noqa: INP001 - conf.py says where it is
 
+from collections.abc import Collection, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from asyncserver._lifecycle import MOVES, ServerState
+from asyncserver._stream import states
 
 CAUSES: Final = {
     (ServerState.NEW, ServerState.SERVING): "start()",
@@ -20,7 +24,8 @@ CAUSES: Final = {
 WIDTH, HEIGHT, GAP, TOP = 110, 44, 120, 90  # of a box, between boxes, and above them
 STEP = WIDTH + GAP
 STYLE = """
-text { font: 14px sans-serif; text-anchor: middle; fill: #444 }
+svg { background: #fff }
+text { font-family: "DejaVu Sans", sans-serif; font-size: 13px; text-anchor: middle; fill: #444 }
 text.state { font-weight: bold; dominant-baseline: middle; fill: #111 }
 rect { fill: #dbe9f6; stroke: #27578c; stroke-width: 1.5 }
 path { fill: none; stroke: #27578c; stroke-width: 1.5; marker-end: url(#head) }
@@ -72,7 +77,19 @@ def _arrow(start: int, end: int, cause: str) -> str:
     return f'<path d="{way}"/><text x="{middle}" y="{above}">{cause}</text>'
 
 
+def listed(kind: type[Enum], moves: Mapping[Enum, Collection[Enum]]) -> str:
+    """List the states of one kind, and what may follow each, as a table."""
+    lines = [f"| {kind.__name__.lower()} | may become |", "|---|---|"]
+    for state in kind:
+        following = (each.value for each in kind if each in moves[state])
+        lines.append(f"| {state.value} | {', '.join(following) or 'nothing else'} |")
+    return "\n".join(lines) + "\n"
+
+
 def write(directory: Path) -> None:
-    """Write the picture into this directory."""
+    """Write the picture and the lists into this directory."""
     directory.mkdir(exist_ok=True)
     (directory / "lifecycle.svg").write_text(svg())
+    for kind in (states.Receiving, states.Sending):
+        path = directory / f"{kind.__name__.lower()}.md"
+        path.write_text(listed(kind, states.MOVES))
