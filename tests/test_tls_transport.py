@@ -386,14 +386,76 @@ async def test_paused_protocol_can_end_what_was_reset(end, tls: TLS, peer):
     assert above.calls == [("lost", error)]
 
 
-async def test_reset_between_handshake_and_protocol(tls: TLS, peer):
+@pytest.mark.parametrize("error", [ConnectionResetError(), None])
+async def test_loss_between_handshake_and_protocol(error, tls: TLS, peer):
     below, layer = await shake(tls.server, peer)
     layer.data_received(peer.say(b"hello"))
-    error = ConnectionResetError()
     below.lose(error)
     above = put_on(layer, Above())
     await turns()
     assert above.calls == [5, ("lost", error)]
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_protocol_that_leaves_when_it_comes_is_told_of_the_end(end, tls: TLS, peer):
+    class Leaving(Above):
+        def connection_made(self, transport) -> None:
+            getattr(transport, end)()
+
+    below, layer = await shake(tls.server, peer)
+    layer.data_received(peer.say(b"hello"))
+    above = put_on(layer, Leaving())
+    assert below.is_closing()
+    await turns()
+    assert above.calls == [("lost", None)]
+
+
+async def test_reset_behind_a_cut_end_that_nobody_has_heard_of(tls: TLS, peer):
+    below, layer = await shake(tls.server, peer)
+    above = put_on(layer, Above())
+    layer.pause_reading()
+    layer.data_received(peer.say(b"hello"))
+    layer.eof_received()
+    error = ConnectionResetError()
+    below.lose(error)
+    layer.resume_reading()
+    await turns()
+    assert above.calls == [5, "eof", ("lost", error)]
+    assert layer.truncated
+
+
+async def test_force_close_is_an_abort_that_says_why(tls: TLS, peer):
+    """As `loop.sendfile` does, and TLS inside TLS."""
+    below, layer = await shake(tls.server, peer)
+    above = put_on(layer, Above())
+    layer._force_close(error := OSError("why"))
+    layer._force_close(OSError("not again"))
+    assert below.state == "aborted"
+    await turns()
+    assert above.calls == [("lost", error)]
+
+
+async def test_protocol_that_will_not_stay_closes(tls: TLS, peer):
+    below, layer = await shake(tls.server, peer)
+    above = put_on(layer, Above())
+    above.keep_open = False
+    layer.data_received(peer.say_close_notify())
+    assert below.state == "closed"
+    await turns()
+    assert above.calls == ["eof", ("lost", None)]
+
+
+async def test_close_behind_our_own_end(tls: TLS, peer):
+    below, layer = await shake(tls.server, peer)
+    put_on(layer, Above())
+    layer.write_eof()
+    layer.write_eof()
+    assert peer.hear(below.take()) == b""
+    layer.close()
+    assert below.state == "closed"
+    assert not below.written
+    layer.write(b"too late")
+    assert not below.written
 
 
 # -- records without data -------------------------------------------------------------------------

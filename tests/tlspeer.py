@@ -150,7 +150,7 @@ class Below(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.state not in ("open", "shut")
 
-    def lose(self, exc: Exception) -> None:
+    def lose(self, exc: Exception | None) -> None:
         self.state = "lost"
         self.layer.connection_lost(exc)
 

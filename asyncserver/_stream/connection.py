@@ -61,8 +61,8 @@ class Connection(Reader, ByteStream):
     """
 
     __slots__ = (
-        "_closed", "_closing", "_limits", "_muted", "_protocol", "_timeouts", "closed_by_handler", "peer",
-        "standard_compatible",
+        "_closed", "_closing", "_limits", "_muted", "_protocol", "_timeouts", "_upgrading", "closed_by_handler",
+        "peer", "standard_compatible",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +73,7 @@ class Connection(Reader, ByteStream):
         self._timeouts = timeouts
         self._closed = False
         self._muted = False  # a loop has ended because of a drain, before its first line
+        self._upgrading = False  # start_tls() is at work
         self._closing: DrainEvent | None = None  # made when somebody asks for it
         self.closed_by_handler = False
         self.peer = peer
@@ -110,11 +111,18 @@ class Connection(Reader, ByteStream):
         """Tell the peer that nothing more will be sent; reading goes on.
 
         Over TLS this is a close_notify (RFC 8446, section 6.1).
+
+        Raises:
+            ConnectionBusyError: `start_tls` is at work, in another task.
+            ConnectionBrokenError, ConnectionClosedError: as in `send`.
+
         """
         if self._closed or self._protocol.lost:
             raise self._why_not()
         protocol = self._protocol
         check_loop(protocol.loop, "connection")
+        if self._upgrading:
+            raise ConnectionBusyError("encrypting")
         if protocol.sendable:
             protocol.sendable = False
             protocol.answered = True
@@ -179,6 +187,7 @@ class Connection(Reader, ByteStream):
         layer = TLSTransport(server_context(context))
         protocol.flush()
         protocol.sendable = False  # what another task sends now must not go out in clear
+        self._upgrading = True
         try:
             async with asyncio.timeout(self._timeouts.handshake):
                 if not protocol.writable:
@@ -193,6 +202,8 @@ class Connection(Reader, ByteStream):
             if isinstance(exc, TimeoutError) and self._timeouts.handshake is not None:
                 raise DeadlineExceededError("handshake", self._timeouts.handshake) from None
             raise
+        finally:
+            self._upgrading = False
         protocol.transport = layer
         protocol.sendable = not (self._closed or protocol.lost)
         layer.start(protocol)
