@@ -156,9 +156,11 @@ class Below(asyncio.Transport):
 
     def pause_reading(self) -> None:
         assert self.reading
+        assert not self.is_closing()
         self.reading = False
 
     def resume_reading(self) -> None:
+        assert not self.is_closing()
         self.reading = True
 
     def is_reading(self) -> bool:
