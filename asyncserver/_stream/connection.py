@@ -110,11 +110,18 @@ class Connection(Reader, ByteStream):
         """Tell the peer that nothing more will be sent; reading goes on.
 
         Over TLS this is a close_notify (RFC 8446, section 6.1).
+
+        Raises:
+            ConnectionBusyError: `start_tls` is at work, in another task.
+            ConnectionBrokenError, ConnectionClosedError: as in `send`.
+
         """
         protocol = self._protocol
         if protocol.closed or protocol.lost:
             raise self._why_not()
         check_loop(protocol.loop, "connection")
+        if protocol.sending is Sending.UPGRADING:
+            raise ConnectionBusyError("encrypting")
         if protocol.sending is OPEN:
             protocol.shut()
 
