@@ -142,7 +142,7 @@ class Worker:
 
     def __init__(self, pool: Employer, thread: Job) -> None:
         self.thread = thread
-        self.daemon = thread.daemon
+        self.daemon: bool = thread.daemon
         self.mail: SimpleQueue[Job | None] = SimpleQueue()
         self.given: Job | None = None
         self._pool = pool

@@ -74,8 +74,8 @@ class Datagram:
         raw_peer: Any,
         control: Control,
     ) -> None:
-        self.data = data
-        self.truncated = truncated
+        self.data: bytes = data
+        self.truncated: bool = truncated
         self._endpoint = endpoint
         self._raw_peer = raw_peer
         self._control = control

@@ -86,8 +86,8 @@ class StreamRequestHandler(BaseRequestHandler):
     request: Connection
 
     async def setup(self) -> None:
-        self.rfile = StreamReadFile(self.request)
-        self.wfile = StreamWriteFile(self.request)
+        self.rfile: StreamReadFile = StreamReadFile(self.request)
+        self.wfile: StreamWriteFile = StreamWriteFile(self.request)
 
 
 class DatagramRequestHandler(BaseRequestHandler):
@@ -105,9 +105,9 @@ class DatagramRequestHandler(BaseRequestHandler):
     request: Datagram
 
     async def setup(self) -> None:
-        self.packet = self.request.data
-        self.rfile = DatagramReadFile(self.packet)
-        self.wfile = DatagramWriteFile()
+        self.packet: bytes = self.request.data
+        self.rfile: DatagramReadFile = DatagramReadFile(self.packet)
+        self.wfile: DatagramWriteFile = DatagramWriteFile()
 
     async def finish(self) -> None:
         reply = self.wfile.getvalue()

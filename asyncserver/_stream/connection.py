@@ -74,9 +74,9 @@ class Connection(Reader, ByteStream):
         self._closed = False
         self._muted = False  # a loop has ended because of a drain, before its first line
         self._closing: DrainEvent | None = None  # made when somebody asks for it
-        self.closed_by_handler = False
-        self.peer = peer
-        self.standard_compatible = False
+        self.closed_by_handler: bool = False
+        self.peer: PeerAddress = peer
+        self.standard_compatible: bool = False
 
     def __repr__(self) -> str:
         state = "closed" if self._closed or self._protocol.lost else "open"
