@@ -1,27 +1,15 @@
 """Drop-in servers and their clients, for tests that run on the standard library and on compat."""
 
 import contextlib
-import os
-import signal
 import socket
 import socketserver
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
-import compat
 from tests.conftest import TLS
 
-Module = Any  # `socketserver` or `compat`: the same names
-
 ANY = ("127.0.0.1", 0)
-
-
-@pytest.fixture(params=["standard", "compat"])
-def module(request) -> Module:
-    return socketserver if request.param == "standard" else compat
 
 
 @contextlib.contextmanager
@@ -80,28 +68,3 @@ def over(client: Any, ca: TLS) -> bytes:
 def stop(server: Any) -> None:
     """What `shutdown` does, without the wait in which the standard library would deadlock here."""
     server._BaseServer__shutdown_request = True
-
-
-@pytest.fixture
-def forked():
-    """Serve in a process with one thread, since forking with more is what nobody should do."""
-
-    def run(server: Any, client: Any) -> Any:
-        with server:
-            pid = os.fork()
-            if pid == 0:
-                status = 1
-                try:
-                    signal.signal(signal.SIGTERM, lambda *_: stop(server))
-                    server.serve_forever(poll_interval=0.01)
-                    server.server_close()
-                    status = 0
-                finally:
-                    os._exit(status)
-            try:
-                return client(server)
-            finally:
-                os.kill(pid, signal.SIGTERM)
-                assert os.waitpid(pid, 0)[1] == 0
-
-    return run
