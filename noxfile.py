@@ -41,6 +41,7 @@ def types(session: nox.Session) -> None:
     """Check the types, and that whoever imports us is told all of them."""
     session.install("-e", ".[lint]")
     session.run("mypy")
+    session.run("pytest", "-q", "-n0", "tests/test_typing.py")
     for package in PACKAGES:
         session.run("pyright", "--verifytypes", package, "--ignoreexternal")
 
