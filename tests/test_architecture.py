@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # The packages and modules of asyncserver, from the top down: each may use those below it.
 ORDER = (
     "__main__", "_cli", "embedding", "testing", "demo", "__init__", "_server", "_handlers", "_datagram", "_stream", "_tls",
-    "_listen", "_observe", "_settings", "_lifecycle", "events", "errors",
+    "_listen", "_observe", "_settings", "_lifecycle", "_cpython", "events", "errors",
 )  # fmt: skip
 PUBLIC = {"__init__", "embedding", "errors", "events", "testing", "demo"}  # and nothing else
 # What decides, and knows neither a loop, nor a socket, nor the time.

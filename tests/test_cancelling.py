@@ -9,13 +9,13 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.test_driver import Driven
+from tests.test_stepping import Stepped
 
 TURNS = 8  # of the loop, after which whatever could happen has happened
 
 
 class Plain:
-    """A handler in a plain task, that waits for its bytes as whoever has no driver."""
+    """A handler in a plain task, that waits for its bytes as whoever has no stepper."""
 
     def __init__(self, handler):
         self.loop = asyncio.get_running_loop()
@@ -34,7 +34,7 @@ class Plain:
         return data
 
     def data_received(self, data):
-        """Return whether the handler's step is due, which a driven one has taken by then."""
+        """Return whether the handler's step is due, which a stepped one has taken by then."""
         self.bytes += data
         if self.waiter is None or self.waiter.done():
             return False
@@ -42,8 +42,8 @@ class Plain:
         return True
 
 
-class Inline(Driven):
-    """A handler that is driven."""
+class Inline(Stepped):
+    """A handler that is stepped."""
 
     def data_received(self, data):
         self.protocol.data_received(data)
@@ -160,11 +160,11 @@ async def test_a_handler_is_cancelled_as_a_plain_task_is(first):
             SCRIPTS,
         )
     )
-    plain, driven = [
+    plain, stepped = [
         await asyncio.gather(*(Case(kind, program).run(script) for program, script in cases))
         for kind in (Plain, Inline)
     ]
-    for case, expected, found in zip(cases, plain, driven, strict=True):
+    for case, expected, found in zip(cases, plain, stepped, strict=True):
         assert found == expected, case
 
 
@@ -250,30 +250,30 @@ async def test_a_block_that_ends_with_the_data_takes_its_request_back(block, aft
                 await future
             elif after == "read":
                 read.append(await connection.read(1))
-        assert keeps or driven.task.cancelling() == 0
+        assert keeps or stepped.task.cancelling() == 0
         await asyncio.sleep(0)
         while len(read) < 3:
             read.append(await connection.read(1))
         return "done"
 
-    driven = Driven(handler)
+    stepped = Stepped(handler)
     await turns()
     data = iter("abc")
 
     def happen():
         for step in order.split(", "):
             if step == "data":
-                driven.protocol.data_received(next(data).encode())
+                stepped.protocol.data_received(next(data).encode())
             else:
                 trigger[0]()
 
-    driven.loop.call_soon(happen)
+    stepped.loop.call_soon(happen)
     await turns()
     if not future.done():
         future.set_result(None)
     await turns()
-    driven.loop.call_soon(driven.protocol.data_received, "".join(data).encode())
+    stepped.loop.call_soon(stepped.protocol.data_received, "".join(data).encode())
     async with asyncio.timeout(5):
-        assert await driven.task == "done"
+        assert await stepped.task == "done"
     assert read == [b"a", b"b", b"c"]
-    assert keeps or driven.task.cancelling() == 0
+    assert keeps or stepped.task.cancelling() == 0

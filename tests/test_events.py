@@ -241,7 +241,7 @@ def test_tally_counts_by_kind():
         tally(event)
     counters = {name: value for name, value in vars(tally).items() if not name.startswith("_")}
     assert counters == {
-        "accepted": 2, "closed": 1, "bytes_in": 10, "bytes_out": 20, "refused": {"per_host": 1},
+        "accepted": 2, "bytes_in": 10, "bytes_out": 20, "refused": {"per_host": 1},
         "handshakes_failed": 1, "handler_errors": 1, "disconnects": 1, "expired": {"idle": 1},
         "accept_backoffs": 1,
     }  # fmt: skip

@@ -240,8 +240,8 @@ def test_the_more_are_busy_the_less_each_has():
             self.later = callback
 
     loop: Any = Loop()
-    pace = TurnBudget(loop)
-    assert pace.budget == BUDGET
+    turn_budget = TurnBudget(loop)
+    assert turn_budget.budget == BUDGET
     for busy, budget in (
         (1, BUDGET),
         (8, BUDGET),
@@ -250,7 +250,7 @@ def test_the_more_are_busy_the_less_each_has():
         (1, BUDGET),
     ):
         for _ in range(busy):
-            pace.spent()
+            turn_budget.spent()
         later, loop.later = loop.later, None
         later()
-        assert pace.budget == budget
+        assert turn_budget.budget == budget

@@ -76,17 +76,17 @@ def test_gate_without_limits():
 
 @dataclasses.dataclass
 class Watched:
-    seen: int = 0
-    since: float = 0.0
+    last_mark: int = 0
+    marked_at: float = 0.0
     opened: float = 0.0
     reading: bool = False
-    moved: int = 0
+    bytes_moved: int = 0
     sent: int = 0
-    unsent: int = 0
+    bytes_unsent: int = 0
     message: int | None = None
-    begun: int | None = None
-    waited: float = 0.0
-    looked: float = 0.0
+    late_with: int | None = None
+    late_for: float = 0.0
+    looked_at: float = 0.0
 
 
 TIMEOUTS = Timeouts(idle=10, message=20, write=5, lifetime=100)
@@ -96,8 +96,8 @@ TIMEOUTS = Timeouts(idle=10, message=20, write=5, lifetime=100)
     ("state", "deadline", "seconds"),
     [
         ({"reading": True}, "idle", 10),
-        ({"unsent": 7}, "write", 5),
-        ({"unsent": 7, "reading": True}, "write", 5),
+        ({"bytes_unsent": 7}, "write", 5),
+        ({"bytes_unsent": 7, "reading": True}, "write", 5),
         ({}, "lifetime", 100),
     ],
 )
@@ -111,7 +111,7 @@ def test_deadline_runs_out(state, deadline, seconds):
 def test_bytes_start_the_idle_deadline_again():
     watched = Watched(reading=True)
     for now in range(50):
-        watched.moved += now % 8 == 0
+        watched.bytes_moved += now % 8 == 0
         assert overdue(watched, TIMEOUTS, float(now)) is None
 
 
@@ -119,7 +119,7 @@ def test_a_message_that_never_ends_is_late_though_bytes_come():
     watched = Watched(reading=True, message=7)
     found = []
     for now in range(23):
-        watched.moved += 1
+        watched.bytes_moved += 1
         found.append(overdue(watched, TIMEOUTS, float(now)))
     assert found == 20 * [None] + 3 * ["message"]  # noted at 0, and waited for from then on
 
@@ -127,7 +127,7 @@ def test_a_message_that_never_ends_is_late_though_bytes_come():
 def test_the_next_message_has_its_own_time():
     watched = Watched(reading=True, message=0)
     for now in range(200):
-        watched.moved += 1
+        watched.bytes_moved += 1
         watched.message = now // 15
         assert overdue(watched, Timeouts(message=20), float(now)) is None
 
@@ -135,22 +135,22 @@ def test_the_next_message_has_its_own_time():
 def test_neither_the_handlers_work_nor_a_stall_counts_as_waiting_for_the_rest():
     watched, timeouts = Watched(reading=True, message=0), Timeouts(message=20, lifetime=None)
     for now in range(100):
-        watched.moved += 1
+        watched.bytes_moved += 1
         watched.reading = now % 10 == 0  # it works most of the time
         assert overdue(watched, timeouts, float(now)) is None
     watched.reading = True
-    watched.moved += 1
+    watched.bytes_moved += 1
     assert overdue(watched, timeouts, 1000.0) is None
 
 
 def test_only_what_the_peer_takes_starts_the_write_deadline_again():
-    watched = Watched(unsent=100)
+    watched = Watched(bytes_unsent=100)
     for now in range(4):
-        watched.moved += 1000  # it talks and talks
+        watched.bytes_moved += 1000  # it talks and talks
         assert overdue(watched, TIMEOUTS, float(now)) is None
-    watched.sent, watched.unsent = 50, 150  # more is waiting, and nothing has left
+    watched.sent, watched.bytes_unsent = 50, 150  # more is waiting, and nothing has left
     assert overdue(watched, TIMEOUTS, 3.5) is None
-    watched.unsent = 149
+    watched.bytes_unsent = 149
     assert overdue(watched, TIMEOUTS, 4.0) is None
     assert overdue(watched, TIMEOUTS, 8.5) is None
     assert overdue(watched, TIMEOUTS, 9.0) == "write"
@@ -158,7 +158,11 @@ def test_only_what_the_peer_takes_starts_the_write_deadline_again():
 
 def test_none_lifts_every_deadline():
     endless = Timeouts(handshake=None, idle=None, message=None, write=None, lifetime=None)
-    for watched in (Watched(reading=True), Watched(unsent=1), Watched(reading=True, message=0)):
+    for watched in (
+        Watched(reading=True),
+        Watched(bytes_unsent=1),
+        Watched(reading=True, message=0),
+    ):
         assert {overdue(watched, endless, now) for now in (0.0, 1e9, 2e9)} == {None}
     assert endless.tick == 1.0
 

@@ -14,6 +14,7 @@ from contextvars import Context
 from typing import Any, Final
 
 from asyncserver import events
+from asyncserver._cpython import callbacks_of
 from asyncserver._datagram.datagram import Datagram
 from asyncserver._settings.context import ServerContext
 from asyncserver._stream.stepping import Stepper, suspend
@@ -87,7 +88,7 @@ class DatagramTasks:
     def _new_task(self, datagram: Datagram | None = None) -> Stepper:
         variables = self._variables.copy()
         stepper = Stepper(self._loop)
-        stepper.drive(self._work(stepper, variables, datagram), variables)
+        stepper.wrap(self._work(stepper, variables, datagram), variables)
         stepper.task = asyncio.Task(stepper, loop=self._loop, context=variables, **EAGERLY)
         return stepper
 
@@ -116,7 +117,7 @@ class DatagramTasks:
             # One variable is our own, see Supervisor; most programs have no other.
             if len(variables) > 1 and not _same(variables, untouched):
                 return
-            if task._callbacks is not None or task.cancelling() or task.get_name() != name:
+            if callbacks_of(task) is not None or task.cancelling() or task.get_name() != name:
                 return
             self._idle, datagram = stepper, None
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from asyncserver._cpython import accept_of
 from asyncserver._listen import paths
 from asyncserver._listen.address import Address
 from asyncserver.errors import BindError
@@ -60,7 +61,7 @@ def accept_plain(listener: socket.socket) -> Callable[[], tuple[PlainSocket, Any
     is_ip = listener.family in {socket.AF_INET, socket.AF_INET6}
     proto = socket.IPPROTO_TCP if is_ip else listener.proto
     kind = int(listener.family), int(listener.type), proto
-    accept = listener._accept  # type: ignore[attr-defined] # what accept() itself calls
+    accept = accept_of(listener)
 
     def accept_one() -> tuple[PlainSocket, Any]:
         fileno, peer = accept()

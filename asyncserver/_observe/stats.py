@@ -54,7 +54,6 @@ class Tally:
 
     def __init__(self) -> None:
         self.accepted = 0
-        self.closed = 0
         self.refused: dict[str, int] = {}
         self.handshakes_failed = 0
         self.handler_errors = 0
@@ -83,7 +82,6 @@ class Tally:
         self.accepted += 1
 
     def _closed(self, event: events.ConnectionClosed) -> None:
-        self.closed += 1
         self.bytes_in += event.received
         self.bytes_out += event.sent
 

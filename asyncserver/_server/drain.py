@@ -8,6 +8,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
+from asyncserver._cpython import abandon
+
 __all__ = ("Drain", "once_read", "read")
 
 # A handler's clean-up takes the processor, too, and they all want it at once.
@@ -69,7 +71,7 @@ class Drain:
         stubborn = await self._cancel(late)
         for task in stubborn:
             abort(task)
-            _abandon(task)
+            abandon(task)
         return len(late) - len(stubborn), len(stubborn)
 
     async def _cancel(self, late: Collection[Task]) -> list[Task]:
@@ -107,12 +109,3 @@ async def read(loop: asyncio.AbstractEventLoop) -> None:
 def _set(done: "asyncio.Future[None]") -> None:
     if not done.done():
         done.set_result(None)
-
-
-def _abandon(task: Task) -> None:
-    """Let the loop forget a task that swallowed its cancellation.
-
-    `asyncio.run()` waits for all tasks that it knows of, and would never return.
-    """
-    asyncio._unregister_task(task)  # documented under "Extending asyncio"
-    task._log_destroy_pending = False  # type: ignore[attr-defined] # as asyncio's own runners do

@@ -13,6 +13,7 @@ from typing import Final, Self
 import anyio
 
 from asyncserver import events
+from asyncserver._cpython import running_loop
 from asyncserver._handlers.adapt import adapt
 from asyncserver._handlers.kinds import BlockingHandler, Handler, Kind, check, narrow
 from asyncserver._lifecycle import ServerState, advance
@@ -312,7 +313,7 @@ class Server:
     def _check_loop(self) -> None:
         """Raise, if it serves on another event loop than the one that is running here."""
         runs = self._state in {ServerState.SERVING, ServerState.DRAINING}
-        if runs and self._parts and asyncio._get_running_loop() is not self._parts.loop:
+        if runs and self._parts and running_loop() is not self._parts.loop:
             raise ServerStateError(
                 "this server runs on another event loop: write"
                 " loop.call_soon_threadsafe(server.begin_close, grace), with that loop"

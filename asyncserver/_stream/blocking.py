@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from asyncserver._cpython import send_file_by_sends
 from asyncserver._settings.limits import Timeouts
 from asyncserver.errors import DeadlineExceededError, LineTooLongError
 
@@ -102,8 +103,7 @@ class HostedSocket(_Deadlines):
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """Send a file. Not by os.sendfile(), after which Python would wait without a deadline."""
-        sent: int = self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined]
-        return sent
+        return send_file_by_sends(self, file, offset, count)
 
 
 def _on_time(name: str, deadline: str) -> Callable[..., Any]:

@@ -5,7 +5,6 @@ in `protocol`; who closes it, and when, is the server's business.
 """
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -22,10 +21,10 @@ from asyncserver._stream.attributes import (
     socket_attributes,
     tls_attributes,
 )
-from asyncserver._stream.buffer import ReceiveBuffer
 from asyncserver._stream.draining import DrainEvent
 from asyncserver._stream.protocol import StreamProtocol
 from asyncserver._stream.reader import Reader
+from asyncserver._stream.states import Sending
 from asyncserver._stream.stepping import check_loop
 from asyncserver._tls.context import server_context
 from asyncserver._tls.transport import TLSTransport
@@ -38,10 +37,15 @@ from asyncserver.errors import (
 
 __all__ = ("Connection",)
 
-MUTED: Final = (
-    "the server drains, and a loop has ended before its first line: what was to come may have been the"
-    " rest of a message, so nothing can be confirmed any more"
-)
+OPEN: Final = Sending.OPEN
+WHY_NOT_SEND: Final = {
+    Sending.UPGRADING: "start_tls() is at work",
+    Sending.SHUT: "send_eof() was called",
+    Sending.MUTED: (
+        "the server drains, and a loop has ended before its first line: what was to come may have been the"
+        " rest of a message, so nothing can be confirmed any more"
+    ),
+}
 
 
 class Connection(Reader, ByteStream):
@@ -61,25 +65,21 @@ class Connection(Reader, ByteStream):
     """
 
     __slots__ = (
-        "_closed", "_closing", "_limits", "_muted", "_protocol", "_timeouts", "closed_by_handler", "peer",
-        "standard_compatible",
+        "_draining", "_timeouts", "closed_by_handler", "peer",
     )  # fmt: skip
 
     def __init__(
         self, protocol: StreamProtocol, peer: PeerAddress, limits: Limits, timeouts: Timeouts
     ) -> None:
-        self._protocol = protocol
-        self._limits = limits
+        super().__init__(protocol, limits)
         self._timeouts = timeouts
-        self._closed = False
-        self._muted = False  # a loop has ended because of a drain, before its first line
-        self._closing: DrainEvent | None = None  # made when somebody asks for it
+        self._draining: DrainEvent | None = None  # made when somebody asks for it
         self.closed_by_handler: bool = False
         self.peer: PeerAddress = peer
-        self.standard_compatible: bool = False
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed or self._protocol.lost else "open"
+        receiving, sending = self._protocol.receiving.value, self._protocol.sending.value
+        state = sending if receiving == sending else f"receiving {receiving}, sending {sending}"
         return f"<{type(self).__name__} {state}, peer {self.peer!r}>"
 
     # -- writing -------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class Connection(Reader, ByteStream):
 
         """
         protocol = self._protocol
-        if not protocol.sendable:
+        if protocol.sending is not OPEN:
             octets("send()", item)
             await self._wait_for_the_reason()
             raise self._why_not_send()
@@ -111,16 +111,12 @@ class Connection(Reader, ByteStream):
 
         Over TLS this is a close_notify (RFC 8446, section 6.1).
         """
-        if self._closed or self._protocol.lost:
-            raise self._why_not()
         protocol = self._protocol
+        if protocol.closed or protocol.lost:
+            raise self._why_not()
         check_loop(protocol.loop, "connection")
-        if protocol.sendable:
-            protocol.sendable = False
-            protocol.answered = True
-            protocol.flush()
-            with contextlib.suppress(OSError):  # the peer has gone, as whoever reads will hear
-                protocol.transport.write_eof()
+        if protocol.sending is OPEN:
+            protocol.shut()
 
     async def aclose(self) -> None:
         """Close: what was sent still goes out, for up to `Timeouts.write`. Never raises an error.
@@ -145,12 +141,12 @@ class Connection(Reader, ByteStream):
 
     def close(self) -> None:
         """Begin to close, without waiting for what was sent to go out."""
-        self._end()
+        self._note_who_closes()
         self._protocol.close_transport()
 
     def abort(self) -> None:
         """Close at once; what was not sent yet is lost."""
-        self._end()
+        self._note_who_closes()
         self._protocol.abort_transport()
 
     async def start_tls(self, context: ssl.SSLContext) -> None:
@@ -167,24 +163,22 @@ class Connection(Reader, ByteStream):
 
         """
         protocol = self._protocol
-        if self._closed or protocol.lost:
+        if protocol.closed or protocol.lost:
             raise self._why_not()
         check_loop(protocol.loop, "connection")
         if protocol.reading:
             raise ConnectionBusyError("reading from")
         if self.tls is not None:
             raise ConnectionBusyError("encrypting")
-        if not protocol.sendable:
+        if protocol.sending is not OPEN:
             raise self._why_not_send()
         layer = TLSTransport(server_context(context))
-        protocol.flush()
-        protocol.sendable = False  # what another task sends now must not go out in clear
+        protocol.begin_upgrade()
         try:
             async with asyncio.timeout(self._timeouts.handshake):
                 if not protocol.writable:
                     await protocol.drained()
-                received = protocol.buffer.take(protocol.buffer.size)
-                protocol.buffer = ReceiveBuffer()  # which knows of nothing that came in clear
+                received = protocol.take_clear_text()
                 await layer.upgrade(protocol.transport, received, ended=protocol.ended)
         except BaseException as exc:
             if not isinstance(exc, HandshakeError):  # which has sent its alert, and is closing
@@ -193,8 +187,7 @@ class Connection(Reader, ByteStream):
             if isinstance(exc, TimeoutError) and self._timeouts.handshake is not None:
                 raise DeadlineExceededError("handshake", self._timeouts.handshake) from None
             raise
-        protocol.transport = layer
-        protocol.sendable = not (self._closed or protocol.lost)
+        protocol.end_upgrade(layer)
         layer.start(protocol)
 
     # -- what is known about it ----------------------------------------------------------------
@@ -205,17 +198,17 @@ class Connection(Reader, ByteStream):
 
         A connection that has not spoken yet is asked when it is `Timeouts.first` old.
         """
-        if self._closing is None:
-            self._closing = DrainEvent()
-        if self._protocol.told:
-            self._closing.set()
-        return self._closing
+        if self._draining is None:
+            self._draining = DrainEvent()
+        if self._protocol.asked_now:
+            self._draining.set()
+        return self._draining
 
     def finish(self, *, spared: bool) -> None:
         """Ask the handler to finish; if `spared`, not before its first message."""
         self._protocol.finish(spared=spared)
-        if self._closing is not None and self._protocol.told:
-            self._closing.set()
+        if self._draining is not None and self._protocol.asked_now:
+            self._draining.set()
 
     @property
     def local(self) -> PeerAddress:
@@ -257,32 +250,20 @@ class Connection(Reader, ByteStream):
     async def _wait_for_the_reason(self) -> None:
         """Wait for what the transport will say when it has failed: why."""
         protocol = self._protocol
-        known = self._closed or protocol.lost or protocol.error is not None
+        known = protocol.closed or protocol.lost or protocol.error is not None
         if not known and protocol.transport.is_closing():
             await protocol.drained()
 
     def _why_not_send(self) -> Exception:
         """Tell why nothing can be sent."""
         protocol = self._protocol
-        if self._closed or protocol.lost or protocol.transport.is_closing():
+        if protocol.closed or protocol.lost or protocol.transport.is_closing():
             return self._why_not()
-        if self._muted:
-            return ConnectionClosedError(MUTED)
-        return ConnectionClosedError("send_eof() was called, or start_tls() is at work")
+        why = WHY_NOT_SEND.get(protocol.sending)
+        return self._why_not() if why is None else ConnectionClosedError(why)
 
-    def mute(self) -> None:
-        """Let nothing be sent any more: it might confirm a message that has not come."""
-        self._muted = True
-        self._protocol.sendable = False
-
-    def _end(self) -> None:
-        """End it on this side: nothing is left to read, nothing more is sent, nobody waits."""
+    def _note_who_closes(self) -> None:
         protocol = self._protocol
         check_loop(protocol.loop, "connection")
-        if not self._closed:
-            self._closed = True
+        if not protocol.closed:
             self.closed_by_handler = asyncio.current_task(protocol.loop) is protocol.task
-        protocol.sendable = False
-        protocol.ended = True
-        protocol.buffer.take(protocol.buffer.size)
-        protocol.wake()

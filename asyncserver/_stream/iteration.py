@@ -20,9 +20,12 @@ nothing any more, so that it cannot confirm what it has not got.
 from typing import Final, Protocol, Self
 
 from asyncserver._stream.protocol import StreamProtocol
+from asyncserver._stream.states import Asked, Receiving
 
 __all__ = ("Chunks", "Lines", "Message")
 
+NO: Final = Asked.NO  # a name of the module is found faster than one of an enum
+OPEN: Final = Receiving.OPEN
 CHUNK: Final = 65_536  # bytes, as anyio's streams
 
 
@@ -30,7 +33,6 @@ class Ends(Protocol):
     """What a loop asks its connection for, when it ends."""
 
     def check_nothing_left(self) -> None: ...
-    def mute(self) -> None: ...
 
 
 class Loop:
@@ -67,7 +69,7 @@ class Loop:
     def _may_leave(self) -> bool:
         """Whether this is the place to stop, since the server drains."""
         protocol = self._protocol
-        if protocol.buffer.size or not protocol.leaving:
+        if protocol.buffer.size or not protocol.may_finish:
             return False
         if self._messages is not None:
             return self._messages
@@ -77,7 +79,7 @@ class Loop:
         """Stop; unless what the loop gives are messages, nothing can be confirmed behind it."""
         nothing_taken = 0 < self._begin == self._protocol.received
         if not self.confirms or (nothing_taken and not self._messages):
-            self._ends.mute()
+            self._protocol.mute()
 
 
 class Lines(Loop):
@@ -94,12 +96,12 @@ class Lines(Loop):
             budget = protocol.budget - 1
         protocol.budget = budget
         while (line := protocol.buffer.take_until(b"\n", self._limit)) is None:
-            if protocol.finishing and self._may_leave():
+            if protocol.asked is not NO and self._may_leave():
                 if await protocol.hears_nothing() and self._may_leave():
                     self._leave()
                     raise StopAsyncIteration
                 continue
-            if protocol.ended:
+            if protocol.receiving is not OPEN:
                 self._ends.check_nothing_left()
                 raise StopAsyncIteration
             await protocol.more()
@@ -121,12 +123,12 @@ class Chunks(Loop):
             budget = protocol.budget - 1
         protocol.budget = budget
         while not protocol.buffer.size:
-            if protocol.finishing and self._may_leave():
+            if protocol.asked is not NO and self._may_leave():
                 if await protocol.hears_nothing() and self._may_leave():
                     self._leave()
                     raise StopAsyncIteration
                 continue
-            if protocol.ended:
+            if protocol.receiving is not OPEN:
                 self._ends.check_nothing_left()
                 raise StopAsyncIteration
             await protocol.more()

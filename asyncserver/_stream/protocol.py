@@ -1,148 +1,76 @@
 """The bottom of a connection: bytes and flow control, no decisions.
 
-The transport calls `StreamProtocol` from below; `connection` reads its buffer from above and, when
-there is not enough in it, waits for `more`: a handler is driven on by the next bytes themselves, any
-other task has a future that they resolve. No timer, no lock and no copy on that way.
+The receiving half stands in `incoming`; this adds the sending one, and the end of both. What a handler
+sends in one step goes out as one write.
 """
 
 import asyncio
-from asyncio import current_task
-from collections.abc import Awaitable
+import contextlib
 from typing import Final
 
 from asyncserver._settings.checks import octets
 from asyncserver._stream.budget import BUDGET, COSTLY, TurnBudget
-from asyncserver._stream.buffer import ReceiveBuffer
-from asyncserver._stream.stepping import Stepper, check_loop, suspend, turn
-from asyncserver.errors import ConnectionBusyError
+from asyncserver._stream.incoming import ReceivingHalf
+from asyncserver._stream.states import GONE, Receiving, Sending, move
+from asyncserver._stream.stepping import check_loop
 
 __all__ = ("StreamProtocol",)
 
 CORK: Final = 65_536  # bytes that a handler may send in one step before they go to the transport,
 PIECE: Final = 1024  # of which each send() takes so many, beside its own
-TURNS_TO_READ: Final = 2  # of the loop: one may be in the middle of reading already
 
 
-class StreamProtocol(Stepper, asyncio.Protocol):
-    """What one connection has received, and who waits for more: its handler, which it drives.
+class StreamProtocol(ReceivingHalf):
+    """Both halves of a connection, and the handler, which it steps.
 
     Attributes:
-        buffer: received and not yet read.
-        received: bytes, in all.
-        budget: what may still be read and sent in this turn of the loop, see `TurnBudget`.
-        sendable: nothing speaks against sending; else the connection knows what does.
         writable: the transport takes bytes; it holds fewer than its high-water mark,
         flowing: and who sends has not spent its budget.
-        ended: nothing more will come, whatever the reason,
-        whole: and the peer has said so: what came is all that it wanted to send.
-        finishing: the server drains, so that between two messages is the place to stop,
-        spared: but not before the first one: it has just connected.
-        answered: what was read last has been followed by a `write` of the handler's own task.
-        iterating: an iteration goes on, so that another one stands inside its body.
-        messages: blocks of `async with connection.message()` that are open.
-        consumed: where the message begins that such a block is about, in bytes of the stream.
-        lost: the transport is gone in both directions.
-        error: why, if it was not an orderly end.
-        opened, seen, since, begun, waited, looked: kept for `deadlines`.
+        sending: where this half stands, see `states`.
+        opened, last_mark, marked_at, late_with, late_for, looked_at: kept for `deadlines`.
 
     """
 
     __slots__ = (
-        "_high",
         "_outgoing",
-        "_paused",
-        "_reader",
         "_room",
         "_senders",
         "_written",
-        "answered",
-        "begun",
-        "budget",
-        "buffer",
-        "consumed",
-        "ended",
-        "error",
-        "finishing",
         "flowing",
-        "iterating",
-        "looked",
-        "lost",
-        "messages",
+        "last_mark",
+        "late_for",
+        "late_with",
+        "looked_at",
+        "marked_at",
         "opened",
-        "received",
-        "seen",
-        "sendable",
-        "since",
-        "spared",
-        "transport",
-        "turn_budget",
-        "waited",
-        "whole",
+        "sending",
         "writable",
     )  # fmt: skip
 
-    transport: asyncio.Transport
-
     def __init__(self, loop: asyncio.AbstractEventLoop, high: int, turn_budget: TurnBudget) -> None:
-        super().__init__(loop)
-        self.buffer = ReceiveBuffer()
-        self.received = 0
-        self.turn_budget = turn_budget
-        self.budget = turn_budget.budget
-        self.answered = True
-        self.iterating = False
-        self.messages = 0
-        self.consumed = 0
-        self.ended = self.whole = False
-        self.finishing = False
-        self.spared = False
-        self.lost = False
-        self.error: Exception | None = None
-        self.sendable = True
+        super().__init__(loop, high, turn_budget)
+        self.sending = Sending.OPEN
         self.writable = self.flowing = True
-        self._high = high
-        self._paused = False
         self._outgoing: bytes | bytearray = b""  # of the step that runs
         self._room = CORK
         self._written = 0
-        self._reader: asyncio.Future[None] | None = None  # of a task that is not driven
         self._senders: list[asyncio.Future[None]] | None = None
-        self.opened = self.since = self.looked = loop.time()
-        self.seen = 0
-        self.begun: int | None = None
-        self.waited = 0.0
+        self.opened = self.marked_at = self.looked_at = loop.time()
+        self.last_mark = 0
+        self.late_with: int | None = None
+        self.late_for = 0.0
 
     # -- from below: what the transport says ---------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment] # uvloop's derive from nothing
 
-    def data_received(self, data: bytes) -> None:
-        size = len(data)
-        self.received += size
-        if size >= COSTLY:
-            self.budget -= size // COSTLY
-        elif self.wakeup is not None:
-            # Who waits has let others have their turn; and no loop reads a second time in the same
-            # turn after so short a read, which tells it that the kernel has no more.
-            self.budget = self.turn_budget.budget
-        self.buffer.feed(data)
-        if self.wakeup is not None:
-            self.resume_now()
-        elif self._reader is not None:
-            self.wake()
-        elif self.buffer.size >= self._high:
-            self._paused = True
-            self.transport.pause_reading()
-
-    def eof_received(self) -> bool:
-        self.ended = self.whole = True
-        self.wake()
-        return True  # the other direction stays open
-
     def connection_lost(self, exc: Exception | None) -> None:
-        self.ended = self.lost = True
-        self.sendable = False
+        if self.receiving is Receiving.OPEN:
+            self.receiving = move(self.receiving, Receiving.FAILED)
+        if not self.lost:
+            closed = self.sending is Sending.CLOSING
+            self.sending = move(self.sending, Sending.CLOSED if closed else Sending.LOST)
         if self.error is None:
             self.error = exc
         self.wake()
@@ -161,27 +89,9 @@ class StreamProtocol(Stepper, asyncio.Protocol):
     # -- from above: what the connection asks --------------------------------------------------
 
     @property
-    def reading(self) -> bool:
-        """Whether somebody waits for more bytes."""
-        return self.suspended or (self._reader is not None and not self._reader.done())
-
-    @property
-    def message(self) -> int | None:
-        """Where the message begins of which a part has come, in bytes of the stream, if there is one."""
-        if self.buffer.skipping:
-            return -1  # and it goes on, though nothing of it is kept
-        begin = self.consumed if self.messages else self.received - self.buffer.size
-        return begin if begin < self.received else None
-
-    @property
-    def leaving(self) -> bool:
-        """Whether between two messages is the place to stop."""
-        return self.told and not self.messages
-
-    @property
-    def told(self) -> bool:
-        """Whether the handler shall know that the server drains."""
-        return self.finishing and (self.received > 0 or not self.spared)
+    def lost(self) -> bool:
+        """Whether the transport is gone in both directions."""
+        return self.sending in GONE
 
     @property
     def sent(self) -> int:
@@ -189,45 +99,14 @@ class StreamProtocol(Stepper, asyncio.Protocol):
         return self._written + len(self._outgoing)
 
     @property
-    def moved(self) -> int:
+    def bytes_moved(self) -> int:
         """Bytes in both directions, in all."""
         return self.received + self.sent
 
     @property
-    def unsent(self) -> int:
+    def bytes_unsent(self) -> int:
         """Bytes that keep senders waiting; 0 while the transport takes more."""
         return 0 if self.writable else self.transport.get_write_buffer_size()
-
-    def more(self) -> Awaitable[None]:
-        """Return what to await until something has changed: bytes, the end, or `wake`.
-
-        Raises:
-            ConnectionBusyError: another task waits already.
-            ServerStateError: it is a task of another event loop.
-
-        """
-        own = self._reader is None and current_task() is self.task
-        if not own:
-            check_loop(self.loop, "connection")
-            if self.reading:
-                raise ConnectionBusyError("reading from")
-        if self._paused:
-            self._paused = False
-            self.transport.resume_reading()
-        if own:
-            return suspend  # the handler itself
-        self._reader = reader = self.loop.create_future()
-        return reader
-
-    async def hears_nothing(self) -> bool:
-        """Whether nothing comes of what the kernel holds by now: the loop is given time to read it."""
-        before = self.received
-        if self._paused:
-            self._paused = False
-            self.transport.resume_reading()
-        for _ in range(TURNS_TO_READ):
-            await turn
-        return self.received == before
 
     async def flow(self) -> None:
         """Wait until a sender may go on: in a turn of its own, when the transport takes more."""
@@ -236,12 +115,6 @@ class StreamProtocol(Stepper, asyncio.Protocol):
         if not self.writable:
             await self.drained()
         self.flowing = self.writable
-
-    async def next_turn(self) -> None:
-        """Let the others on the loop have their turn; then there is a new budget."""
-        self.turn_budget.spent()
-        await turn
-        self.budget = self.turn_budget.budget
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Give `data` to the transport, at the end of the handler's step if it is in one.
@@ -289,8 +162,8 @@ class StreamProtocol(Stepper, asyncio.Protocol):
             self._written += len(data)
             self.transport.write(bytes(data))  # the caller may use a buffer of his again
         self.flush()
-        if self.transport.is_closing():  # a handler that never waits would never be told
-            self.sendable = False
+        if self.transport.is_closing() and self.sending is Sending.OPEN:
+            self.sending = move(self.sending, Sending.FAILED)  # a handler that never waits is told
 
     def flush(self) -> None:
         """Give the transport what `write` has held back."""
@@ -312,15 +185,53 @@ class StreamProtocol(Stepper, asyncio.Protocol):
 
     after_step = flush
 
+    def shut(self) -> None:
+        """Send no more; what was written goes out, and then the end of the stream."""
+        self.sending = move(self.sending, Sending.SHUT)
+        self.answered = True
+        self.flush()
+        with contextlib.suppress(OSError):  # the peer has gone, as whoever reads will hear
+            self.transport.write_eof()
+
+    def mute(self) -> None:
+        """Send no more: it might confirm a message that has not come."""
+        if self.sending is Sending.OPEN:
+            self.sending = move(self.sending, Sending.MUTED)
+
     def close_transport(self) -> None:
         """Begin to close; what was written still goes out."""
+        self._end()
         self.flush()
         self.transport.close()
 
     def abort_transport(self) -> None:
         """Close at once; what was written and is still here is lost."""
+        self._end()
+        self._reset()
+
+    def _end(self) -> None:
+        """End it on this side: nothing is left to read, nothing more is sent, nobody waits."""
+        if not self.closed:
+            self.receiving = move(self.receiving, Receiving.CLOSED)
+            gone = self.sending is Sending.LOST
+            self.sending = move(self.sending, Sending.CLOSED if gone else Sending.CLOSING)
+        self.buffer.take(self.buffer.size)
+        self.wake()
+
+    def _reset(self) -> None:
         self._outgoing = b""
         self.transport.abort()
+
+    def begin_upgrade(self) -> None:
+        """Send no more in clear, not even what another task sends meanwhile."""
+        self.flush()
+        self.sending = move(self.sending, Sending.UPGRADING)
+
+    def end_upgrade(self, transport: asyncio.Transport) -> None:
+        """Go on, on another transport."""
+        self.transport = transport
+        if self.sending is Sending.UPGRADING:  # and was not closed meanwhile
+            self.sending = move(self.sending, Sending.OPEN)
 
     def drained(self) -> asyncio.Future[None]:
         """Return a future that resolves when the transport takes bytes again, or is lost."""
@@ -330,29 +241,9 @@ class StreamProtocol(Stepper, asyncio.Protocol):
         self._senders.append(sender)
         return sender
 
-    def wake(self) -> None:
-        """Let a waiting reader look again."""
-        if self.suspended:
-            self.wake_task()
-        reader, self._reader = self._reader, None
-        if reader is not None and not reader.done():
-            reader.set_result(None)
-
-    def finish(self, *, spared: bool) -> None:
-        """Let the iterations over messages end, at the next place between two."""
-        self.finishing = True
-        self.spared = spared
-        self.wake()
-
-    def stop_reading(self, error: Exception) -> None:
-        """End the reading side: whoever reads gets `error`. Sending goes on."""
-        if self.error is None:
-            self.error = error
-        self.ended = True
-        self.wake()
-
     def fail(self, error: Exception) -> None:
         """End the connection: whoever reads or sends gets `error`."""
-        self.sendable = False
-        self.abort_transport()
+        if self.sending in {Sending.OPEN, Sending.UPGRADING, Sending.SHUT, Sending.MUTED}:
+            self.sending = move(self.sending, Sending.FAILED)
+        self._reset()
         self.stop_reading(error)

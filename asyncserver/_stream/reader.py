@@ -6,7 +6,7 @@ come from, and who closes, is not its business.
 
 import ssl
 from collections.abc import AsyncIterator
-from typing import Any, SupportsIndex
+from typing import Any, Final, SupportsIndex
 
 import anyio
 
@@ -14,6 +14,7 @@ from asyncserver._settings.checks import check_flag, octets, shown, whole_number
 from asyncserver._settings.limits import Limits
 from asyncserver._stream.iteration import CHUNK, Chunks, Lines, Message
 from asyncserver._stream.protocol import StreamProtocol
+from asyncserver._stream.states import Receiving
 from asyncserver.errors import (
     ConnectionBrokenError,
     ConnectionClosedError,
@@ -24,6 +25,8 @@ from asyncserver.errors import (
 
 __all__ = ("Reader",)
 
+OPEN: Final = Receiving.OPEN  # a name of the module is found faster than one of an enum
+
 
 class Reader:
     """The part of a `Connection` that reads. One task may read at a time.
@@ -32,13 +35,12 @@ class Reader:
     whoever reads it lets the others on the loop have their turn now and then.
     """
 
-    __slots__ = ()
+    __slots__ = ("_limits", "_protocol", "standard_compatible")
 
-    # What the connection has.
-    standard_compatible: bool
-    _closed: bool
-    _limits: Limits
-    _protocol: StreamProtocol
+    def __init__(self, protocol: StreamProtocol, limits: Limits) -> None:
+        self._protocol = protocol
+        self._limits = limits
+        self.standard_compatible: bool = False
 
     async def receive(self, max_bytes: int = CHUNK) -> bytes:
         """Return what has arrived, at least one byte and at most `max_bytes`.
@@ -80,7 +82,7 @@ class Reader:
             await protocol.next_turn()
         protocol.budget -= 1
         while n and not protocol.buffer.size:
-            if protocol.ended:
+            if protocol.receiving is not OPEN:
                 self._check_orderly_end()
                 return b""
             await protocol.more()
@@ -103,7 +105,7 @@ class Reader:
             await protocol.next_turn()
         protocol.budget -= 1
         while (data := protocol.buffer.take_exactly(n)) is None:
-            if protocol.ended:
+            if protocol.receiving is not OPEN:
                 self._check_orderly_end()
                 raise IncompleteReadError(protocol.buffer.take(n), n)
             await protocol.more()
@@ -187,11 +189,11 @@ class Reader:
         """
         protocol = self._protocol
         while not protocol.buffer.size:
-            if protocol.leaving:
+            if protocol.may_finish:
                 if await protocol.hears_nothing():
                     return False
                 continue
-            if protocol.ended:
+            if protocol.receiving is not OPEN:
                 self._check_orderly_end()
                 return False
             await protocol.more()
@@ -219,7 +221,7 @@ class Reader:
             await protocol.next_turn()
         protocol.budget -= 1
         while (data := protocol.buffer.take_until(separator, limit)) is None:
-            if protocol.ended:
+            if protocol.receiving is not OPEN:
                 self.check_nothing_left()
                 return b""
             await protocol.more()
@@ -230,15 +232,11 @@ class Reader:
         """Let everything gather in the buffer, where it is safe if this is cancelled."""
         protocol, limit = self._protocol, self._limits.read_all
         while limit is None or protocol.buffer.size <= limit:
-            if protocol.ended:
+            if protocol.receiving is not OPEN:
                 self._check_orderly_end()
                 return protocol.buffer.take(protocol.buffer.size)
             await protocol.more()
         raise MessageTooLongError("what read() gathers", "read_all", limit)
-
-    def mute(self) -> None:
-        """Let nothing be sent any more: it might confirm a message that has not come."""
-        raise NotImplementedError
 
     def _check_size(self, n: SupportsIndex) -> int:
         size = whole_number("readexactly()", n)
@@ -259,7 +257,7 @@ class Reader:
     def _check_orderly_end(self) -> None:
         """Raise, unless the peer said that it sends no more."""
         protocol = self._protocol
-        if self._closed or (protocol.error is not None and not protocol.whole):
+        if protocol.receiving is not Receiving.EOF:
             raise self._why_not()
         if self.standard_compatible and self.cut_off:
             raise ConnectionBrokenError("the peer did not say that it sends no more") from (
@@ -276,7 +274,7 @@ class Reader:
         error = self._protocol.error
         if isinstance(error, DeadlineExceededError):
             return error
-        if self._closed:
+        if self._protocol.closed:
             return ConnectionClosedError("the connection was closed on this side")
         broken = ConnectionBrokenError(f"the connection was lost: {error or 'the peer is gone'}")
         broken.__cause__ = error

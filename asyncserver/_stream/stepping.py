@@ -9,17 +9,34 @@ Whatever else the handler awaits, the task awaits.
 
 import asyncio
 import os
-from asyncio import _enter_task, _get_running_loop, _leave_task, current_task
+from asyncio import current_task
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
+from enum import Enum
 from typing import Any, Final, Self
 
+from asyncserver._cpython import (
+    cancel_message,
+    enter_task,
+    leave_task,
+    must_cancel,
+    running_loop,
+)
 from asyncserver.errors import ServerStateError
 
 __all__ = ("Stepper", "check_loop", "suspend", "turn")
 
 SUSPENDED: Final = object()  # what a coroutine yields when it waits for its stepper
-NOTHING: Final = object()
+
+
+class Pending(Enum):
+    """What the task finds when it steps next: the outcome of a step that was taken inline."""
+
+    NOTHING = "nothing"  # it takes a step itself
+    AWAIT = "await"  # what the coroutine awaits now
+    CANCELLED = "cancelled"  # the same, which has been cancelled meanwhile and knows it
+    RAISE = "raise"  # what the coroutine has ended with
+
 
 # What repr(task), task.get_stack(), debuggers and tracers ask the coroutine of a task for.
 SEEN: Final = frozenset({
@@ -29,7 +46,7 @@ PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class _Suspend:
-    """Yields `PARKED`, once each time that it is awaited."""
+    """Yields `SUSPENDED`, once each time that it is awaited."""
 
     __slots__ = ()
     __await__ = (SUSPENDED,).__iter__  # runs no Python code
@@ -42,7 +59,7 @@ class _Turn:
     __await__ = (None,).__iter__
 
 
-# To be awaited by the coroutine that is driven, in its own task: until `resume_now()`.
+# To be awaited by the coroutine that is stepped, in its own task: until `resume_now()`.
 suspend: Final[Awaitable[None]] = _Suspend()  # type: ignore[assignment] # an iterator is all it takes
 # To be awaited in any task: lets the others on the loop have their turn.
 turn: Final[Awaitable[None]] = _Turn()  # type: ignore[assignment] # likewise
@@ -53,7 +70,7 @@ def check_loop(loop: asyncio.AbstractEventLoop, thing: str) -> None:
 
     What is left of it when that loop runs no more, can be closed anywhere.
     """
-    here = _get_running_loop()
+    here = running_loop()
     if here is not loop and (here is not None or loop.is_running()):
         raise ServerStateError(
             f"this {thing} belongs to another event loop: write loop.call_soon_threadsafe(...) or"
@@ -61,11 +78,36 @@ def check_loop(loop: asyncio.AbstractEventLoop, thing: str) -> None:
         )
 
 
+# The life of a stepper. `wakeup` is set while its task waits for it; `stepping`, while the coroutine runs.
+#
+#   state      wakeup stepping  what happens                     and then it is
+#   ---------  ------ --------  -------------------------------  ------------------------------------------
+#   begun      no     yes       the task steps the coroutine
+#                               - which awaits `suspend`         suspended
+#                               - which awaits anything else     elsewhere
+#                               - which ends                     over
+#   suspended  yes    no        resume_now(): bytes have come    inline
+#                               cancel(), wake_task()            woken
+#   inline     yes    yes       the coroutine runs in a callback
+#                               - and awaits `suspend`           suspended: the task has noticed nothing
+#                               - and awaits anything else       woken, the task shall AWAIT it
+#                               - and ends                       woken, the task shall RAISE that
+#                               cancel(), by itself              woken, once the step is over: `_settle`
+#   woken      no     no        the task steps in its own turn   begun, if NOTHING is pending, or
+#                                                                elsewhere, or over
+#                               cancel(), uncancel()             woken: what is pending is CANCELLED, or not
+#   elsewhere  no     no        what the task awaits is done     begun
+#
+# An inline step is taken as the task: whoever asks, or cancels, or looks at a context variable in it
+# cannot tell. Only then the task itself is as it was while it waited, so what it would have done at the
+# end of a step of its own is done for it.
+
+
 class Stepper(Coroutine[Any, Any, Any]):
     """Runs one coroutine in the task that is made of the stepper.
 
     It is all that an idle connection holds for this: what that task steps; and while the coroutine is
-    parked, what the task waits for, a future that can be waited for again and again ("future-like"
+    suspended, what the task waits for, a future that can be waited for again and again ("future-like"
     in asyncio's words: it has `_asyncio_future_blocking`). Who looks at the task sees the coroutine:
     the stepper has its name, its code and its frame.
 
@@ -78,7 +120,7 @@ class Stepper(Coroutine[Any, Any, Any]):
     """
 
     __slots__ = (
-        "_asyncio_future_blocking", "_cancelled", "_context", "_coroutine", "_next", "loop", "stepping", "task", "wakeup",
+        "_asyncio_future_blocking", "_cancelled", "_context", "_coroutine", "_pending", "_value", "loop", "stepping", "task", "wakeup",
     )  # fmt: skip
 
     task: "asyncio.Task[Any]"
@@ -86,20 +128,20 @@ class Stepper(Coroutine[Any, Any, Any]):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
         self.stepping: bool = False
-        self.task = None  # type: ignore[assignment] # nothing is driven yet
+        self.task = None  # type: ignore[assignment] # nothing is stepped yet
         self.wakeup: Callable[..., object] | None = None
         self._cancelled: asyncio.CancelledError | None = None
         self._asyncio_future_blocking: bool | None = None  # for whoever asks whether it is a future
-        # What the task shall await, in a tuple if it was cancelled already; or an exception for it.
-        self._next: object = NOTHING
+        self._pending = Pending.NOTHING
+        self._value: Any = None  # what is pending
 
-    def drive(self, coroutine: Coroutine[Any, Any, object], context: Context) -> Self:
+    def wrap(self, coroutine: Coroutine[Any, Any, object], context: Context) -> Self:
         """Return what to make a task of, in `context`, to run `coroutine`."""
         self._coroutine = coroutine
         self._context = context
         return self
 
-    def let_go(self) -> None:
+    def forget_task(self) -> None:
         """Forget the task, which holds the stepper; to be called when the coroutine ends."""
         self.task = None  # type: ignore[assignment] # likewise
 
@@ -114,13 +156,13 @@ class Stepper(Coroutine[Any, Any, Any]):
         return self.wakeup is not None and not self.stepping
 
     def resume_now(self) -> None:
-        """Let a parked coroutine go on at once; if another task runs now, in a turn of its own.
+        """Let a suspended coroutine go on at once; if another task runs now, in a turn of its own.
 
         To be called from a callback of the loop, with another context than the task's.
         """
         loop, task = self.loop, self.task
         try:
-            _enter_task(loop, task)
+            enter_task(loop, task)
         except RuntimeError:
             self.wake_task()
             return
@@ -128,32 +170,37 @@ class Stepper(Coroutine[Any, Any, Any]):
         try:
             waiter = self._context.run(self._coroutine.send, None)
         except BaseException as exc:  # ends in the task, where somebody looks at it
-            self._next, waiter = exc, None  # and not in this frame, which it holds
+            self._pending, self._value, waiter = (
+                Pending.RAISE,
+                exc,
+                None,
+            )  # not in this frame, which it holds
         finally:
             self.stepping = False
-            _leave_task(loop, task)
+            leave_task(loop, task)
             self.after_step()
         if self.wakeup is None:
             self._settle(task, waiter)
         elif waiter is not SUSPENDED:
             if waiter is not None:  # else it wants a turn, which is what the task gets anyway
-                self._next = waiter
+                self._pending, self._value = Pending.AWAIT, waiter
             self.wake_task()
 
     def _settle(self, task: Any, waiter: Any) -> None:
         """Do what a task does at the end of a step in which it was cancelled; it has been woken."""
         if waiter is not None and waiter is not SUSPENDED:
-            self._next = waiter
-        if not task._must_cancel:
+            self._pending, self._value = Pending.AWAIT, waiter
+        if not must_cancel(task):
             return  # somebody has called uncancel(), which counts from Python 3.13 on
-        error = asyncio.CancelledError(*_of(task._cancel_message))
+        message = cancel_message(task)
+        error = asyncio.CancelledError(*_of(message))
         if waiter is SUSPENDED:
             self._cancelled = error
-        elif isinstance(self._next, StopIteration):
-            self._next = error
+        elif isinstance(self._value, StopIteration):
+            self._value = error
         elif asyncio.isfuture(waiter):
-            waiter.cancel(msg=task._cancel_message)
-            self._next = (waiter,)
+            waiter.cancel(msg=message)
+            self._pending = Pending.CANCELLED
 
     # -- what the task steps ----------------------------------------------------------------------
 
@@ -173,16 +220,16 @@ class Stepper(Coroutine[Any, Any, Any]):
         self._coroutine.close()
 
     def _step(self, error: BaseException | None) -> object:
-        waiter, self._next = self._next, NOTHING
-        if isinstance(waiter, BaseException):
-            try:
-                raise waiter
-            finally:
-                del waiter  # which holds this frame
-        if type(waiter) is tuple:
-            return waiter[0]  # it knows already, and the error comes back from it
-        if waiter is not NOTHING and error is None:
-            return waiter
+        pending = self._pending
+        if pending is not Pending.NOTHING:
+            value, self._pending, self._value = self._value, Pending.NOTHING, None
+            if pending is Pending.RAISE:
+                try:
+                    raise value
+                finally:
+                    del value  # which holds this frame
+            if pending is Pending.CANCELLED or error is None:
+                return value  # which says itself that it was cancelled
         self.task = current_task()  # type: ignore[assignment] # it is what steps us
         self.stepping = True
         try:
@@ -224,10 +271,9 @@ class Stepper(Coroutine[Any, Any, Any]):
         or forget it when somebody calls `uncancel()` before (from Python 3.13 on).
         """
         if self.wakeup is None:
-            waiter = self._next[0] if type(self._next) is tuple else self._next
-            if asyncio.isfuture(waiter):
-                return bool(waiter.cancel(msg=msg))
-            return isinstance(waiter, BaseException)  # it has ended, and nothing can change that
+            if asyncio.isfuture(self._value):
+                return bool(self._value.cancel(msg=msg))
+            return self._pending is Pending.RAISE  # it has ended, and nothing can change that
         if self.stepping:
             self.wake_task()
             return False
@@ -250,7 +296,7 @@ class Stepper(Coroutine[Any, Any, Any]):
         if wakeup is not None:
             self.loop.call_soon(wakeup, self, context=self._context)
 
-    # -- what is seen of the task: the coroutine that is driven -----------------------------------
+    # -- what is seen of the task: the coroutine that is stepped -----------------------------------
 
     @property
     def cr_running(self) -> bool:

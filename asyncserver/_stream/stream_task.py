@@ -43,7 +43,7 @@ class StreamTask(ConnectionTask):
         self._protocol = kind(loop, context.limits.read_buffer, budget)
 
     def coroutine(self) -> Coroutine[Any, Any, None]:
-        return self._protocol.drive(self._run(), self.variables)
+        return self._protocol.wrap(self._run(), self.variables)
 
     async def _run(self) -> None:
         protocol = self._protocol
@@ -62,7 +62,7 @@ class StreamTask(ConnectionTask):
         except Exception as exc:
             self._tell_failure(exc)
         finally:
-            protocol.let_go()
+            protocol.forget_task()
 
     async def _connect(self) -> Connection:
         context, protocol = self._context, self._protocol
@@ -70,7 +70,7 @@ class StreamTask(ConnectionTask):
         if not protocol.transport.is_closing():  # uvloop raises if the peer has gone already
             protocol.transport.set_write_buffer_limits(context.limits.write_buffer)
         self.connection = Connection(protocol, self.peer, context.limits, context.timeouts)
-        protocol.opened = protocol.since = self.opened  # one number for both
+        protocol.opened = protocol.marked_at = self.opened  # one number for both
         if self._asked is not None:
             self.connection.finish(spared=self._asked)
         return self.connection

@@ -1,4 +1,4 @@
-"""A handler that is driven straight from its bytes is still the handler of an ordinary task."""
+"""A handler that is stepped straight from its bytes is still the handler of an ordinary task."""
 
 import asyncio
 import contextvars
@@ -35,7 +35,7 @@ class Transport(asyncio.Transport):
         self.closed = True
 
 
-class Driven:
+class Stepped:
     """A handler on a protocol that no socket feeds: the test calls `feed`, outside of any task."""
 
     def __init__(self, handler):
@@ -46,8 +46,8 @@ class Driven:
         self.connection = Connection(self.protocol, ("127.0.0.1", 1), Limits(), Timeouts())
         context = contextvars.copy_context()
 
-        driver = self.protocol.drive(handler(self.connection), context)
-        self.task = self.loop.create_task(driver, context=context)
+        stepper = self.protocol.wrap(handler(self.connection), context)
+        self.task = self.loop.create_task(stepper, context=context)
 
     async def feed(self, *data):
         """Let the loop call `data_received`; return what was written in that very call."""
@@ -69,16 +69,16 @@ async def echo(connection):
 
 
 async def test_the_answer_is_there_before_data_received_returns():
-    driven = Driven(echo)
-    assert await driven.feed(b"one\n") == [b"one\n"]
-    assert await driven.feed(b"two\n", b"three\n") == [b"one\n", b"two\n", b"three\n"]
-    driven.task.cancel()
+    stepped = Stepped(echo)
+    assert await stepped.feed(b"one\n") == [b"one\n"]
+    assert await stepped.feed(b"two\n", b"three\n") == [b"one\n", b"two\n", b"three\n"]
+    stepped.task.cancel()
 
 
 async def test_what_is_sent_in_one_step_is_one_write():
-    driven = Driven(echo)
-    assert await driven.feed(b"1\n2\n3\n") == [b"1\n2\n3\n"]
-    driven.task.cancel()
+    stepped = Stepped(echo)
+    assert await stepped.feed(b"1\n2\n3\n") == [b"1\n2\n3\n"]
+    stepped.task.cancel()
 
 
 async def test_a_long_step_does_not_hold_back_more_than_the_cork():
@@ -87,10 +87,10 @@ async def test_a_long_step_does_not_hold_back_more_than_the_cork():
         for _ in range(3):
             await connection.send(bytes(CORK // 2))
 
-    driven = Driven(handler)
-    written = await driven.feed(b"x")
+    stepped = Stepped(handler)
+    written = await stepped.feed(b"x")
     assert [len(each) for each in written] == [CORK, CORK // 2]
-    await driven.task
+    await stepped.task
 
 
 async def test_what_is_sent_is_what_it_was_then():
@@ -100,9 +100,9 @@ async def test_what_is_sent_is_what_it_was_then():
         await connection.send(data)
         data[:] = b"after!"
 
-    driven = Driven(handler)
-    assert await driven.feed(b"x") == [b"before"]
-    await driven.task
+    stepped = Stepped(handler)
+    assert await stepped.feed(b"x") == [b"before"]
+    await stepped.task
 
 
 async def test_abort_drops_what_was_not_sent():
@@ -111,9 +111,9 @@ async def test_abort_drops_what_was_not_sent():
         await connection.send(b"late")
         connection.abort()
 
-    driven = Driven(handler)
-    assert await driven.feed(b"x") == []
-    await driven.task
+    stepped = Stepped(handler)
+    assert await stepped.feed(b"x") == []
+    await stepped.task
 
 
 async def test_task_and_context_are_those_of_the_task():
@@ -126,10 +126,10 @@ async def test_task_and_context_are_those_of_the_task():
             seen.append((asyncio.current_task(), number.get()))
             number.set(number.get() + 1)
 
-    driven = Driven(handler)
-    await driven.feed(b"x", b"y")
-    await driven.task
-    assert seen == [(driven.task, 1), (driven.task, 2)]
+    stepped = Stepped(handler)
+    await stepped.feed(b"x", b"y")
+    await stepped.task
+    assert seen == [(stepped.task, 1), (stepped.task, 2)]
     assert number.get() == 0
 
 
@@ -138,14 +138,14 @@ async def test_a_read_that_is_cancelled_loses_no_byte():
         try:
             await connection.read(10)
         except asyncio.CancelledError:
-            driven.task.uncancel()
+            stepped.task.uncancel()
             return await connection.read(10)
 
-    driven = Driven(handler)
+    stepped = Stepped(handler)
     await asyncio.sleep(0)
-    driven.task.cancel()
-    driven.protocol.data_received(b"kept")
-    assert await driven.task == b"kept"
+    stepped.task.cancel()
+    stepped.protocol.data_received(b"kept")
+    assert await stepped.task == b"kept"
 
 
 async def test_a_timeout_ends_a_read():
@@ -157,10 +157,10 @@ async def test_a_timeout_ends_a_read():
         return await connection.read(10)
 
     over = asyncio.Event()
-    driven = Driven(handler)
+    stepped = Stepped(handler)
     await over.wait()
-    await driven.feed(b"after it")
-    assert await driven.task == b"after it"
+    await stepped.feed(b"after it")
+    assert await stepped.task == b"after it"
 
 
 async def a_future():
@@ -178,9 +178,9 @@ async def test_what_else_is_awaited_the_task_awaits(pause):
             await pause()
         return "done"
 
-    driven = Driven(handler)
-    await driven.feed(b"abc")
-    assert await driven.task == "done"
+    stepped = Stepped(handler)
+    await stepped.feed(b"abc")
+    assert await stepped.task == "done"
 
 
 async def test_cancelling_reaches_what_is_awaited_even_before_the_task_knows_of_it():
@@ -195,19 +195,19 @@ async def test_cancelling_reaches_what_is_awaited_even_before_the_task_knows_of_
             cancelled.append(inner.cancelled())
             raise
 
-    driven = Driven(handler)
+    stepped = Stepped(handler)
     await asyncio.sleep(0)
-    done = driven.loop.create_future()
+    done = stepped.loop.create_future()
 
     def receive_and_cancel():
-        driven.protocol.data_received(b"x")
-        driven.task.cancel()
+        stepped.protocol.data_received(b"x")
+        stepped.task.cancel()
         done.set_result(None)
 
-    driven.loop.call_soon(receive_and_cancel)
+    stepped.loop.call_soon(receive_and_cancel)
     await done
     with pytest.raises(asyncio.CancelledError):
-        await driven.task
+        await stepped.task
     assert cancelled == [True]
 
 
@@ -216,20 +216,20 @@ async def test_what_is_raised_in_a_callback_ends_in_the_task():
         await connection.read(1)
         raise LookupError("mine")
 
-    driven = Driven(handler)
-    await driven.feed(b"x")
+    stepped = Stepped(handler)
+    await stepped.feed(b"x")
     with pytest.raises(LookupError, match="mine"):
-        await driven.task
+        await stepped.task
 
 
 async def test_bytes_that_another_task_brings_are_handled_in_the_own_turn():
-    driven = Driven(echo)
+    stepped = Stepped(echo)
     await asyncio.sleep(0)
-    driven.protocol.data_received(b"x\n")  # as a TLS layer may, from the task that started it
-    assert driven.transport.written == []
+    stepped.protocol.data_received(b"x\n")  # as a TLS layer may, from the task that started it
+    assert stepped.transport.written == []
     await asyncio.sleep(0)
-    assert driven.transport.written == [b"x\n"]
-    driven.task.cancel()
+    assert stepped.transport.written == [b"x\n"]
+    stepped.task.cancel()
 
 
 @pytest.mark.parametrize("eager", [False, True])
@@ -242,12 +242,12 @@ async def test_another_task_of_the_handler_reads_as_well(eager):
         child = asyncio.Task(connection.read(1), loop=asyncio.get_running_loop(), **settings)
         return first + await child
 
-    driven = Driven(handler)
-    await driven.feed(b"a")
+    stepped = Stepped(handler)
+    await stepped.feed(b"a")
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    await driven.feed(b"b")
-    assert await driven.task == b"ab"
+    await stepped.feed(b"b")
+    assert await stepped.task == b"ab"
 
 
 async def test_a_child_reads_after_a_read_of_the_handler_was_cancelled():
@@ -255,16 +255,16 @@ async def test_a_child_reads_after_a_read_of_the_handler_was_cancelled():
         try:
             await connection.read(1)
         except asyncio.CancelledError:
-            driven.task.uncancel()
+            stepped.task.uncancel()
         return await asyncio.create_task(connection.read(1))
 
-    driven = Driven(handler)
+    stepped = Stepped(handler)
     await asyncio.sleep(0)
-    driven.task.cancel()
+    stepped.task.cancel()
     for _ in range(3):
         await asyncio.sleep(0)
-    await driven.feed(b"x")
-    assert await driven.task == b"x"
+    await stepped.feed(b"x")
+    assert await stepped.task == b"x"
 
 
 async def test_the_scope_of_a_task_group_that_is_cancelled_in_a_step_keeps_it():
@@ -275,23 +275,23 @@ async def test_the_scope_of_a_task_group_that_is_cancelled_in_a_step_keeps_it():
             group.cancel_scope.cancel()
         return "still here"
 
-    driven = Driven(handler)
-    await driven.feed(b"x")
-    assert await driven.task == "still here"
+    stepped = Stepped(handler)
+    await stepped.feed(b"x")
+    assert await stepped.task == "still here"
 
 
 @pytest.mark.parametrize("waits", [False, True])
 async def test_a_handler_may_cancel_its_own_task(waits):
     async def handler(connection):
         await connection.read(1)
-        driven.task.cancel("enough")
+        stepped.task.cancel("enough")
         if waits:
             await asyncio.Event().wait()
 
-    driven = Driven(handler)
-    await driven.feed(b"x")
+    stepped = Stepped(handler)
+    await stepped.feed(b"x")
     with pytest.raises(asyncio.CancelledError, match="enough"):
-        await driven.task
+        await stepped.task
 
 
 async def test_whoever_sends_when_the_connection_has_failed_gets_the_error():
@@ -301,11 +301,11 @@ async def test_whoever_sends_when_the_connection_has_failed_gets_the_error():
         with pytest.raises(DeadlineExceededError):
             await connection.send(b"too late")
 
-    driven = Driven(handler)
+    stepped = Stepped(handler)
     await asyncio.sleep(0)
-    driven.loop.call_soon(driven.protocol.fail, DeadlineExceededError("write", 1.0))
-    await driven.task
-    assert driven.transport.written == []
+    stepped.loop.call_soon(stepped.protocol.fail, DeadlineExceededError("write", 1.0))
+    await stepped.task
+    assert stepped.transport.written == []
 
 
 async def test_what_the_task_waits_for_answers_as_a_future_does():
@@ -314,13 +314,13 @@ async def test_what_the_task_waits_for_answers_as_a_future_does():
     async def handler(connection):
         await connection.readline()
 
-    driven = Driven(handler)
+    stepped = Stepped(handler)
     await asyncio.sleep(0)
-    assert (driven.protocol.done(), driven.protocol.cancelled()) == (False, False)
-    driven.protocol.wake_task()
-    assert (driven.protocol.done(), driven.protocol.cancelled()) == (True, False)
-    assert not driven.protocol.cancel()
-    assert not driven.protocol.cancelled()
-    driven.task.cancel()
+    assert (stepped.protocol.done(), stepped.protocol.cancelled()) == (False, False)
+    stepped.protocol.wake_task()
+    assert (stepped.protocol.done(), stepped.protocol.cancelled()) == (True, False)
+    assert not stepped.protocol.cancel()
+    assert not stepped.protocol.cancelled()
+    stepped.task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await driven.task
+        await stepped.task
