@@ -74,8 +74,8 @@ class Connection(Reader, ByteStream):
         super().__init__(protocol, limits)
         self._timeouts = timeouts
         self._draining: DrainEvent | None = None  # made when somebody asks for it
-        self.closed_by_handler = False
-        self.peer = peer
+        self.closed_by_handler: bool = False
+        self.peer: PeerAddress = peer
 
     def __repr__(self) -> str:
         receiving, sending = self._protocol.receiving.value, self._protocol.sending.value
