@@ -145,7 +145,7 @@ class Upper(socketserver.StreamRequestHandler):
 @pytest.mark.parametrize("uses", ["", "import compat", "import compat\nassert compat.mine"])
 @pytest.mark.parametrize("own", [*OWN_COMPAT, None])
 def test_a_compat_of_the_users_own_is_the_users_own(own, uses, way, project, arguments):
-    from compat import hosting
+    from compat import adapter
 
     if "mine" in uses and own not in {"compat.py", "compat/__init__.py"}:
         uses = "import compat"
@@ -162,8 +162,8 @@ def test_a_compat_of_the_users_own_is_the_users_own(own, uses, way, project, arg
     }
     try:
         handler = arguments(f"{way}:Upper", *BIND)["handler"]
-        assert (type(handler).__module__, type(handler).__name__) == ("compat.hosting", "Threaded")
-        assert type(handler).__init__.__code__.co_filename == hosting.__file__
+        assert (type(handler).__module__, type(handler).__name__) == ("compat.adapter", "Threaded")
+        assert type(handler).__init__.__code__.co_filename == adapter.__file__
         assert os.path.exists("ran") == bool(uses and own in {"compat.py", "compat/__init__.py"})
         import compat
 
