@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compat.attributes import POOL, at_work
 from compat.handshake_queue import HandshakeQueue
-from compat.lazy_imports import LazyModule
+from compat.lazy_imports import lazy_module
 from compat.poller import Poller, is_readable
 
 if TYPE_CHECKING:
     from compat import handshakes
 else:  # it needs `ssl`, which a program without TLS does without
-    handshakes = LazyModule("compat.handshakes")
+    handshakes = lazy_module("compat.handshakes")
 
 __all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Acceptor")
 

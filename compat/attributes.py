@@ -6,13 +6,13 @@ Two attributes, with names of our own because subclasses use all others.
 import socketserver
 from typing import TYPE_CHECKING, Final
 
-from compat.lazy_imports import LazyModule
+from compat.lazy_imports import lazy_module
 from compat.pool import Pool
 
 if TYPE_CHECKING:
     from asyncserver import errors
 else:
-    errors = LazyModule("asyncserver.errors")
+    errors = lazy_module("asyncserver.errors")
 
 __all__ = ("ENGINES", "POOL", "at_work", "check_limit", "limit_of", "pool_of")
 

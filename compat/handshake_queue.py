@@ -6,13 +6,13 @@ from bisect import insort
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from compat.lazy_imports import LazyModule
+from compat.lazy_imports import lazy_module
 from compat.poller import Poller
 
 if TYPE_CHECKING:
     from compat import handshakes
 else:  # it needs `ssl`, which a program without TLS does without
-    handshakes = LazyModule("compat.handshakes")
+    handshakes = lazy_module("compat.handshakes")
 
 __all__ = ("HandshakeQueue",)
 

@@ -7,24 +7,31 @@ not when it serves, since that may be in a thread while the main one has ended.
     if TYPE_CHECKING:
         from compat import engine
     else:
-        engine = LazyModule("compat.engine")
+        engine = lazy_module("compat.engine")
 """
 
 import contextlib
+import functools
 import importlib
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
-__all__ = ("LazyModule", "at_home", "is_loaded", "load")
+__all__ = ("at_home", "is_loaded", "lazy_module", "load")
 
 # For as long as something is imported. In a program that `python -m compat` runs, it keeps apart what
 # is imported for us and what the program has one of its own of; see `startup/sitecustomize.py`.
 at_home: AbstractContextManager[object] = contextlib.nullcontext()
 
 
-class LazyModule(ModuleType):
-    """Stands for the module of that name, and has all that is in it once it is loaded."""
+@functools.cache
+def lazy_module(name: str) -> ModuleType:
+    """Return what stands for the module of that name: the same, whoever asks."""
+    return _LazyModule(name)
+
+
+class _LazyModule(ModuleType):
+    """Has all that is in the module of its name, once that is loaded."""
 
     def __getattr__(self, name: str) -> Any:
         load(self)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from compat._cpython import ThreadList
 from compat.attributes import POOL, limit_of, pool_of
 from compat.docstrings import copy_docstrings_from
-from compat.lazy_imports import LazyModule, is_loaded
+from compat.lazy_imports import is_loaded, lazy_module
 from compat.pool import Job, Pool, join_all
 from compat.servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from compat.unblock import unblock
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from compat import engine, error_output, poller
 else:
-    logging = LazyModule("logging")
-    engine = LazyModule("compat.engine")
-    error_output = LazyModule("compat.error_output")
-    poller = LazyModule("compat.poller")
+    logging = lazy_module("logging")
+    engine = lazy_module("compat.engine")
+    error_output = lazy_module("compat.error_output")
+    poller = lazy_module("compat.poller")
 
 __all__ = (
     "ForkingMixIn",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
-from compat.lazy_imports import LazyModule
+from compat.lazy_imports import lazy_module
 from compat.mixins import ForkingMixIn, ThreadingMixIn, run_in_pool
 from compat.pool import Job
 from compat.servers import BaseServer, TCPServer, UDPServer
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from asyncserver import errors
 else:
-    logging = LazyModule("logging")
-    errors = LazyModule("asyncserver.errors")
+    logging = lazy_module("logging")
+    errors = lazy_module("asyncserver.errors")
 
 __all__ = ("install", "installed", "uninstall")
 

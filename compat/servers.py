@@ -19,19 +19,19 @@ from compat import _cpython
 from compat._cpython import IS_SHUT_DOWN, SHUTDOWN_REQUEST
 from compat.attributes import check_limit
 from compat.docstrings import copy_docstrings_from
-from compat.lazy_imports import LazyModule, is_loaded, load
+from compat.lazy_imports import is_loaded, lazy_module, load
 
 if TYPE_CHECKING:
     import logging
 
     from compat import engine, error_output, handshakes, poller, to_thread
 else:
-    logging = LazyModule("logging")
-    engine = LazyModule("compat.engine")
-    error_output = LazyModule("compat.error_output")
-    handshakes = LazyModule("compat.handshakes")  # only where there is TLS
-    poller = LazyModule("compat.poller")
-    to_thread = LazyModule("compat.to_thread")
+    logging = lazy_module("logging")
+    engine = lazy_module("compat.engine")
+    error_output = lazy_module("compat.error_output")
+    handshakes = lazy_module("compat.handshakes")  # only where there is TLS
+    poller = lazy_module("compat.poller")
+    to_thread = lazy_module("compat.to_thread")
 
 __all__ = (
     "BaseServer",

@@ -762,7 +762,7 @@ def test_who_comes_after_shutdown_is_left_to_the_backlog(module):
 
         def interrupt():
             waiting.wait(SOON)
-            wait_until(lambda: all(each._waits for each in engines_of(server)))
+            wait_until(lambda: all(each.poller.waits for each in engines_of(server)))
             os.kill(os.getpid(), signal.SIGUSR1)
 
         with handling(signal.SIGUSR1, handler), beside(interrupt):
