@@ -71,10 +71,14 @@ def python(
 
 
 def both(
-    place: Path, options: list[str], words: list[str], environment: dict[str, str] | None = None
+    place: Path,
+    options: list[str],
+    words: list[str],
+    environment: dict[str, str] | None = None,
+    way: "tuple[str, ...]" = ("-m", "compat"),
 ) -> "list[tuple[str, str, int]]":
     """How it goes with `python PROGRAM`, and with `python -m compat PROGRAM`."""
-    ways = [[*options, *words], [*options, "-m", "compat", *words]]
+    ways = [[*options, *words], [*options, *way, *words]]
     started = [start(place, *way, environment=environment) for way in ways]
     said = [each.communicate("some input", timeout=60) for each in started]
     return [(*each, process.returncode) for each, process in zip(said, started, strict=True)]
@@ -98,6 +102,48 @@ SEEN: list[tuple[list[str], list[str]]] = [
 def test_program_sees_the_same(place, options, words):
     plain, ours = both(place, options, words)
     assert ours == plain
+
+
+RUN = {"module": ("-m", "asyncserver", "run"), "script": ("bin/asyncserver", "run")}
+SCRIPT = "import sys\nfrom asyncserver._cli.main import main\nsys.exit(main())\n"
+
+
+@pytest.fixture
+def command(place):
+    """The folder again, with an `asyncserver` that is like the one that pip installs."""
+    (place / "bin").mkdir()
+    (place / "bin" / "asyncserver").write_text(SCRIPT)
+    return place
+
+
+@pytest.mark.parametrize("way", RUN)
+@pytest.mark.parametrize(("options", "words"), [
+    ([], ["probe.py", "-m", "--threads", "x y", "-h"]), ([], ["-m", "probe", "-h"]),
+    (MANY, ["folder"]), (["-P"], ["app.pyz", "a"]), (["-B"], ["-mpackage", "-m"]),
+    ([], ["-m", "package.nothing"]), (MANY, [f"-c{PROBE}"]), ([], ["-c", "x = ("]),
+], ids=" ".join)  # fmt: skip
+def test_program_sees_the_same_by_asyncserver_run(command, way, options, words):
+    plain, ours = both(command, options, words, {"PYTHONPATH": ROOT}, RUN[way])
+    assert ours == plain
+
+
+@pytest.mark.parametrize("way", RUN)
+def test_asyncserver_run_serves_beside_a_compat_of_the_programs_own(command, way):
+    (command / "compat.py").write_text("word = 'mine'\n")
+    (command / "program.py").write_text("import compat\nprint(compat.word)\n" + IS_OURS)
+    arguments = [*RUN[way], "--threads", "2", "program.py"]
+    ended = python(command, *arguments, environment={"PYTHONPATH": ROOT})
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("mine\nTrue\n", "", 0)
+
+
+@pytest.mark.parametrize("way", RUN)
+def test_asyncserver_run_takes_a_program_from_standard_input(command, way):
+    program = IS_OURS + "print(sys.argv)\n"
+    ended = subprocess.run(
+        [sys.executable, *RUN[way], "-", "-m"], cwd=command, env=os.environ | {"PYTHONPATH": ROOT},
+        input=f"import sys\n{program}", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.stdout, ended.stderr) == ("True\n['-', '-m']\n", "")
 
 
 @pytest.mark.parametrize("words", [["-"], ["-", "-m", "a"]], ids=" ".join)
