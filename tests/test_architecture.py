@@ -49,7 +49,7 @@ def imports(tree: ast.AST) -> set[tuple[str, str]]:
             assert node.module is not None, "no relative imports"
             found |= {(node.module, alias.name) for alias in node.names}
         elif isinstance(node, ast.Call) and name_of(node.func) in BY_NAME:
-            found |= {(each.value, "") for each in node.args if isinstance(each, ast.Constant)}
+            found |= {(str(each.value), "") for each in node.args if isinstance(each, ast.Constant)}
     return found
 
 
