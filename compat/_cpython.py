@@ -181,7 +181,8 @@ def show_running_loop(loop: Any) -> None:
 def reach_loop(loop: "asyncio.AbstractEventLoop") -> Iterator[None]:
     """Make this thread one that `anyio.from_thread.run` works in.
 
-    anyio does so for threads that it has started itself, and has no public way for others'.
+    anyio does so for threads that it has started itself, and has no public way for others'. Before 4.11
+    it would also want a cancel scope of theirs.
     """
     from anyio._core._eventloop import (  # noqa: PLC0415 - only hosts of handlers need it
         claim_worker_thread,
