@@ -18,7 +18,6 @@ if "compat" in {_named, _joined} and not sys.flags.safe_path:
 from socketserver import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from typing import TYPE_CHECKING, Any
 
-from compat.install import install, installed, uninstall
 from compat.mixins import (
     ForkingMixIn,
     ForkingTCPServer,
@@ -31,6 +30,7 @@ from compat.mixins import (
     ThreadingUnixDatagramServer,
     ThreadingUnixStreamServer,
 )
+from compat.patching import install, installed, uninstall
 from compat.servers import BaseServer, TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 
 __all__ = (
@@ -59,18 +59,18 @@ __all__ = (
 )
 
 if TYPE_CHECKING:
-    from compat.hosting import threaded
+    from compat.adapter import threaded
 
 
 def __getattr__(name: str) -> Any:
     """Bring `threaded` when it is asked for: it needs asyncserver, which the drop-in's classes do not."""
     if name != "threaded":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from compat import hosting  # noqa: PLC0415 - a fifth of a second
+    from compat import adapter  # noqa: PLC0415 - a fifth of a second
 
-    hosting.threaded.__module__ = __name__
-    globals()[name] = hosting.threaded
-    return hosting.threaded
+    adapter.threaded.__module__ = __name__
+    globals()[name] = adapter.threaded
+    return adapter.threaded
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,9 @@
-"""TLS handshakes that wait for their turn outside of `get_request`.
+"""TLS handshakes that are deferred: they wait for their client outside of `get_request`.
 
 A listener that was wrapped by `SSLContext.wrap_socket` shakes hands inside `accept()`, and so does a
 `get_request` that wraps what it accepted: one silent client stops the server. What a server accepts
-while it is asked by its engine therefore comes back without its handshake, as a `LateSocket`, and the
-engine waits for the client's part. Whoever asks it earlier for what only a handshake can tell (the
+while it is asked by its engine therefore comes back without its handshake, as a `DeferredSocket`, and
+the engine waits for the client's part. Whoever asks it earlier for what only a handshake can tell (the
 peer's certificate, say) makes it shake hands at once, as before.
 
 Nobody else's `ssl` is touched: for the length of one `get_request`, and in its thread only, the
@@ -15,13 +15,14 @@ import logging
 import select
 import socket
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
-__all__ = ("Handshake", "LateSocket", "accept", "put_off")
+from compat._cpython import socket_being_wrapped
+
+__all__ = ("DeferredSocket", "Handshake", "accept", "defer_handshakes")
 
 logger: Final = logging.getLogger("asyncserver")
 
@@ -35,19 +36,19 @@ NEEDS_HANDSHAKE = (
 )  # fmt: skip
 
 
-class LateSocket(ssl.SSLSocket):
+class DeferredSocket(ssl.SSLSocket):
     """A server's end of a connection, the handshake of which has not begun."""
 
-    def on_time(self) -> ssl.SSLSocket:
+    def undefer(self) -> ssl.SSLSocket:
         """Become an ordinary socket: its handshake is about to happen."""
         self.__class__ = ssl.SSLSocket  # type: ignore[assignment] # of one layout, by intention
         return self
 
 
-def _shake_first(name: str) -> Callable[..., Any]:
+def _after_handshake(name: str) -> Callable[..., Any]:
     @functools.wraps(getattr(ssl.SSLSocket, name))
-    def method(self: LateSocket, *args: Any, **options: Any) -> Any:
-        sock = self.on_time()
+    def method(self: DeferredSocket, *args: Any, **options: Any) -> Any:
+        sock = self.undefer()
         if name != "do_handshake":
             sock.do_handshake()
         return getattr(sock, name)(*args, **options)
@@ -57,14 +58,14 @@ def _shake_first(name: str) -> Callable[..., Any]:
 
 for _name in NEEDS_HANDSHAKE:
     if hasattr(ssl.SSLSocket, _name):
-        setattr(LateSocket, _name, _shake_first(_name))
+        setattr(DeferredSocket, _name, _after_handshake(_name))
 
 
-class _Newborn(LateSocket):
+class _BeingWrapped(DeferredSocket):
     """One that `wrap_socket` is still at: the handshake that is its last step comes later."""
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
-        self.__class__ = LateSocket  # type: ignore[assignment] # of one layout, by intention
+        self.__class__ = DeferredSocket  # type: ignore[assignment] # of one layout, by intention
 
 
 # -- what stands in for a server's own sockets while it is asked -----------------------------------
@@ -75,26 +76,20 @@ class _Here(threading.local):
 
 
 _here = _Here()
-_WRAPPING = ssl.SSLSocket._create.__func__.__code__  # type: ignore[attr-defined] # private, but in all Pythons
 
 
 class _Accepted(socket.socket):
-    """A connection whose TLS, if it is wrapped before `get_request` returns, shakes hands late."""
+    """A connection whose TLS, if it is wrapped before `get_request` returns, defers its handshake."""
 
     __slots__ = ()
 
     def detach(self) -> int:
         # SSLSocket takes the descriptor over, having made itself and before it shakes hands. With a
         # deadline of the user's own the handshake stays where it is, bounded and in his hands.
-        caller = sys._getframe(1)
-        if _here.accepted is not None and caller.f_code is _WRAPPING and self.gettimeout() is None:
-            wants = caller.f_locals
-            if (
-                wants["server_side"]
-                and wants["do_handshake_on_connect"]
-                and type(wants["self"]) is ssl.SSLSocket
-            ):
-                wants["self"].__class__ = _Newborn
+        if _here.accepted is not None and self.gettimeout() is None:
+            wrapped = socket_being_wrapped()
+            if type(wrapped) is ssl.SSLSocket:
+                wrapped.__class__ = _BeingWrapped
         return super().detach()
 
 
@@ -135,11 +130,11 @@ def accept(listener: Any) -> tuple[ssl.SSLSocket, Any]:
         server_side=True,
     )
     if type(wrapped) is ssl.SSLSocket:  # and nothing that a test has put there
-        wrapped.__class__ = LateSocket
+        wrapped.__class__ = DeferredSocket
     return wrapped, address
 
 
-def put_off(get_request: Callable[[], Any], listener: Any) -> Any:
+def defer_handshakes(get_request: Callable[[], Any], listener: Any) -> Any:
     """Call `get_request`; what it accepts from `listener` and wraps does not shake hands."""
     kind = _STOOD_IN_FOR.get(type(listener), type(listener))
     if kind not in _STAND_INS:
@@ -163,7 +158,7 @@ class Handshake:
 
     Args:
         sock: what has to shake hands.
-        go_on: called when it has.
+        handle: called when it has.
 
     Attributes:
         deadline: when it is over, by `time.monotonic`.
@@ -172,15 +167,15 @@ class Handshake:
 
     """
 
-    def __init__(self, sock: LateSocket, resume_now: Callable[[], object]) -> None:
+    def __init__(self, sock: DeferredSocket, handle: Callable[[], object]) -> None:
         self._timeout = sock.gettimeout()  # the user's: of setdefaulttimeout(), for instance
         seconds = HANDSHAKE_TIMEOUT if self._timeout is None else self._timeout
         self.deadline: float = time.monotonic() + seconds
-        self.resume_now = resume_now
+        self.handle = handle
         self.fileno: int = sock.fileno()
         # Holds the descriptor, should a deadline of the user's close the socket meanwhile.
         self._held = sock.makefile("rb", buffering=0)
-        self.sock: ssl.SSLSocket = sock.on_time()
+        self.sock: ssl.SSLSocket = sock.undefer()
         self.sock.setblocking(False)
 
     def step(self) -> int:
@@ -209,5 +204,5 @@ class Handshake:
 
     @property
     def succeeded(self) -> bool:
-        """Whether there is an open connection, of which `go_on` may make use."""
+        """Whether there is an open connection, of which `handle` may make use."""
         return self.sock.fileno() >= 0

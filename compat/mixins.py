@@ -10,14 +10,25 @@ import socketserver
 import threading
 import weakref
 from collections.abc import Collection
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from compat import late
+from compat._cpython import ThreadList
+from compat.attributes import POOL, limit_of, pool_of
+from compat.docstrings import copy_docstrings_from
+from compat.lazy_imports import is_loaded, lazy_module
 from compat.pool import Job, Pool, join_all
 from compat.servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
-from compat.state import POOL, engine_here, engine_of, limit_of, pool_of
-from compat.waking import wake
-from compat.words import mirrors
+from compat.unblock import unblock
+
+if TYPE_CHECKING:
+    import logging
+
+    from compat import engine, error_output, poller
+else:
+    logging = lazy_module("logging")
+    engine = lazy_module("compat.engine")
+    error_output = lazy_module("compat.error_output")
+    poller = lazy_module("compat.poller")
 
 __all__ = (
     "ForkingMixIn",
@@ -33,7 +44,7 @@ __all__ = (
     "run_in_pool",
 )
 
-WAKE_GRACE: Final = 1.0  # seconds that a handler has to end, after its socket was shut down
+UNBLOCK_GRACE: Final = 1.0  # seconds that a handler has to end, after its socket was shut down
 
 _close_threading = socketserver.ThreadingMixIn.server_close
 _collect_children = socketserver.ForkingMixIn.collect_children
@@ -41,7 +52,7 @@ _start_thread = socketserver.ThreadingMixIn.process_request
 _fork = socketserver.ForkingMixIn.process_request
 
 
-class Requests(socketserver._Threads):  # type: ignore[name-defined,misc] # missing in typeshed
+class Requests(ThreadList):  # type: ignore[misc] # of no type, there
     """The requests in hand of one server, as the list of threads that `server_close` joins."""
 
     close_timeout: float | None = None
@@ -66,18 +77,18 @@ class Requests(socketserver._Threads):  # type: ignore[name-defined,misc] # miss
 def join_within(jobs: Collection[Job], seconds: float | None) -> None:
     """Wait for `jobs`; after `seconds`, wake those that wait for their peer, and then wait no more."""
     for last in (False, True):
-        join_all(jobs, WAKE_GRACE if last else seconds)
+        join_all(jobs, UNBLOCK_GRACE if last else seconds)
         jobs = [job for job in jobs if job.is_alive()]
         if not last:
             for job in jobs:
-                wake(*job.args[:1])  # none, if it has ended just now
+                unblock(*job.args[:1])  # none, if it has ended just now
     if jobs:
-        late.logger().warning(
+        logging.getLogger("asyncserver").warning(
             "server_close(): %d handlers did not end, even without their peers", len(jobs)
         )
 
 
-@mirrors(socketserver.ThreadingMixIn)
+@copy_docstrings_from(socketserver.ThreadingMixIn)
 class ThreadingMixIn(socketserver.ThreadingMixIn):
     # At the cap no more is accepted: clients wait in the kernel's backlog. None: no cap.
     max_threads: int | None = None
@@ -87,7 +98,7 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
     close_timeout: float | None = None
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not late.engine().can_poll():  # greenlets: what our threads wait in would stop them all
+        if not poller.can_poll():  # greenlets: what our threads wait in would stop them all
             _start_thread(self, request, client_address)
             return
         if self.block_on_close:
@@ -108,7 +119,8 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
             pool = pool_of(self)  # type: ignore[arg-type]
             if pool is not None:
                 pool.retire()
-            late.tell_rest()
+            if is_loaded(error_output):
+                error_output.print_left_out()
 
 
 def run_in_pool(server: Any, job: Job, limit: int | None, max_idle: int | None) -> None:
@@ -123,65 +135,64 @@ def run_in_pool(server: Any, job: Job, limit: int | None, max_idle: int | None) 
 
 def _a_slot_is_free(server: "weakref.ref[socketserver.BaseServer]") -> None:
     alive = server()
-    engine = None if alive is None else engine_of(alive)
-    if engine is not None:
-        engine.slot_is_free()
+    if alive is not None:
+        engine.slot_is_free(alive)
 
 
-@mirrors(socketserver.ForkingMixIn)
+@copy_docstrings_from(socketserver.ForkingMixIn)
 class ForkingMixIn(socketserver.ForkingMixIn):
     def process_request(self, request: Any, client_address: Any) -> None:
         before = set(self.active_children or ())
         _fork(self, request, client_address)
-        engine = engine_here(self)  # type: ignore[arg-type]
-        if engine is not None and hasattr(os, "pidfd_open"):
+        here = engine.engine_here(self)  # type: ignore[arg-type]
+        if here is not None and hasattr(os, "pidfd_open"):
             for pid in (self.active_children or set()) - before:
-                engine.watch_child(pid)
+                here.children.watch(pid)
 
     def collect_children(self, *, blocking: bool = False) -> None:
-        engine = engine_here(self)  # type: ignore[arg-type]
-        if blocking or engine is None:
+        here = engine.engine_here(self)  # type: ignore[arg-type]
+        if blocking or here is None:
             _collect_children(self, blocking=blocking)
             return
         # The engine keeps to max_children without blocking, and sees the end of most.
-        for pid in [each for each in self.active_children or () if not engine.watches(each)]:
+        for pid in [each for each in self.active_children or () if not here.children.watches(each)]:
             try:
                 ended = os.waitpid(pid, os.WNOHANG)[0] == pid
             except ChildProcessError:  # somebody else has reaped it
                 ended = True
             if ended:
                 self.active_children.discard(pid)  # type: ignore[union-attr]
-                engine.slot_is_free()
+                engine.slot_is_free(self)  # type: ignore[arg-type]
 
 
-@mirrors(socketserver.ForkingUDPServer)
+@copy_docstrings_from(socketserver.ForkingUDPServer)
 class ForkingUDPServer(ForkingMixIn, socketserver.ForkingUDPServer, UDPServer):
     pass
 
 
-@mirrors(socketserver.ForkingTCPServer)
+@copy_docstrings_from(socketserver.ForkingTCPServer)
 class ForkingTCPServer(ForkingMixIn, socketserver.ForkingTCPServer, TCPServer):
     pass
 
 
-@mirrors(socketserver.ThreadingUDPServer)
+@copy_docstrings_from(socketserver.ThreadingUDPServer)
 class ThreadingUDPServer(ThreadingMixIn, socketserver.ThreadingUDPServer, UDPServer):
     pass
 
 
-@mirrors(socketserver.ThreadingTCPServer)
+@copy_docstrings_from(socketserver.ThreadingTCPServer)
 class ThreadingTCPServer(ThreadingMixIn, socketserver.ThreadingTCPServer, TCPServer):
     pass
 
 
-@mirrors(socketserver.ThreadingUnixStreamServer)
+@copy_docstrings_from(socketserver.ThreadingUnixStreamServer)
 class ThreadingUnixStreamServer(
     ThreadingMixIn, socketserver.ThreadingUnixStreamServer, UnixStreamServer
 ):
     pass
 
 
-@mirrors(socketserver.ThreadingUnixDatagramServer)
+@copy_docstrings_from(socketserver.ThreadingUnixDatagramServer)
 class ThreadingUnixDatagramServer(
     ThreadingMixIn, socketserver.ThreadingUnixDatagramServer, UnixDatagramServer
 ):
@@ -190,13 +201,13 @@ class ThreadingUnixDatagramServer(
 
 if hasattr(socketserver, "ForkingUnixStreamServer"):
 
-    @mirrors(socketserver.ForkingUnixStreamServer)
+    @copy_docstrings_from(socketserver.ForkingUnixStreamServer)
     class ForkingUnixStreamServer(
         ForkingMixIn, socketserver.ForkingUnixStreamServer, UnixStreamServer
     ):
         pass
 
-    @mirrors(socketserver.ForkingUnixDatagramServer)
+    @copy_docstrings_from(socketserver.ForkingUnixDatagramServer)
     class ForkingUnixDatagramServer(
         ForkingMixIn, socketserver.ForkingUnixDatagramServer, UnixDatagramServer
     ):

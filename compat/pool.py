@@ -15,10 +15,10 @@ import os
 import threading
 import time
 import weakref
-from _queue import SimpleQueue
 from collections.abc import Callable, Iterable
 
-from compat import turns
+from compat import switch_interval
+from compat._cpython import SimpleQueue, appear_as, before_threads_are_joined
 from compat.worker import Job, Worker
 
 __all__ = ("Job", "Pool", "forget_threads", "join_all")
@@ -55,7 +55,7 @@ class Pool:
         self._freed = freed
         # Reentrant, because a signal handler may come in between and close the server.
         self._lock = threading.RLock()
-        self._bells: list[SimpleQueue[None]] = []  # of those who wait for room
+        self._waiters: list[SimpleQueue[None]] = []  # each is told when there may be room
         self._idle: list[Worker] = []  # the last one in is warmest, and the first one out
         self._keeps = True
         _pools.add(self)
@@ -103,7 +103,7 @@ class Pool:
             stays = stays and (self.max_idle is None or len(self._idle) < self.max_idle)
             if stays:
                 self._idle.append(worker)
-        worker.appear_as(None if stays else worker.thread)
+        appear_as(None if stays else worker.thread)
         job.ends_thread = not stays
         self._count_out(job)
         return stays
@@ -116,7 +116,7 @@ class Pool:
     def forget(self) -> None:
         """Begin anew, in a child process that has one thread only."""
         self._lock = threading.RLock()
-        self._idle, self._bells = [], []
+        self._idle, self._waiters = [], []
         self._keeps = False  # the thread that has survived shall not wait for more, unless it comes
         jobs, self.jobs = self.jobs, set()
         for job in jobs:
@@ -130,17 +130,17 @@ class Pool:
             job.begin()
             self.jobs.add(job)
             self._keeps = True
-        turns.at_work(len(self.jobs))
+        switch_interval.adapt_to(len(self.jobs))
         return True
 
     def _wait_for_room(self) -> None:
-        bell: SimpleQueue[None] = SimpleQueue()
+        room: SimpleQueue[None] = SimpleQueue()
         try:
-            self._bells.append(bell)
+            self._waiters.append(room)
             while self.full:
-                bell.get()
+                room.get()
         finally:
-            self._bells.remove(bell)
+            self._waiters.remove(room)
 
     def _give_to_idle(self, job: Job) -> bool:
         with self._lock:
@@ -163,9 +163,9 @@ class Pool:
 
     def _count_out(self, job: Job) -> None:
         self.jobs.discard(job)  # without the lock, which thousands may want that end together
-        turns.at_work(len(self.jobs), ended=True)
-        for bell in tuple(self._bells):
-            bell.put(None)
+        switch_interval.adapt_to(len(self.jobs), ended=True)
+        for waiter in tuple(self._waiters):
+            waiter.put(None)
         job.finish()
         self._freed()
 
@@ -194,9 +194,5 @@ def _retire_all() -> None:
 
 
 os.register_at_fork(after_in_child=forget_threads)
-# The interpreter joins non-daemon threads before it calls atexit's functions, so those that are
-# idle have to be told earlier. Private, but what concurrent.futures uses for this.
-try:
-    threading._register_atexit(_retire_all)  # type: ignore[attr-defined]
-except RuntimeError:  # the main thread has ended already
+if not before_threads_are_joined(_retire_all):
     _exiting = True

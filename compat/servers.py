@@ -5,7 +5,6 @@ library made for it, hook by hook. Methods do not use `super()`: `install` puts 
 standard library's own classes.
 """
 
-import _socket
 import errno
 import selectors
 import socket
@@ -14,28 +13,46 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from compat import late
-from compat.state import SHUTDOWN_REQUEST, engine_here, engine_of, engines_of
-from compat.words import mirrors
+from compat import _cpython
+from compat._cpython import IS_SHUT_DOWN, SHUTDOWN_REQUEST
+from compat.attributes import check_limit
+from compat.docstrings import copy_docstrings_from
+from compat.lazy_imports import is_loaded, lazy_module, load
 
-__all__ = ("BaseServer", "TCPServer", "UDPServer", "UnixDatagramServer", "UnixStreamServer")
+if TYPE_CHECKING:
+    import logging
+
+    from compat import engine, error_output, handshakes, poller, to_thread
+else:
+    logging = lazy_module("logging")
+    engine = lazy_module("compat.engine")
+    error_output = lazy_module("compat.error_output")
+    handshakes = lazy_module("compat.handshakes")  # only where there is TLS
+    poller = lazy_module("compat.poller")
+    to_thread = lazy_module("compat.to_thread")
+
+__all__ = (
+    "BaseServer",
+    "TCPServer",
+    "UDPServer",
+    "UnixDatagramServer",
+    "UnixStreamServer",
+    "prepare",
+)
 
 DEFAULT_GRACE: Final = 1.0  # seconds; whoever cancels is in a hurry
 BACKLOG: Final = 128  # instead of 5, which resets clients that come together; see listen(2)
 BACK_OFF: Final = 0.05  # seconds of pause when the system is out, where there is no engine to wait
 OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-IS_SHUT_DOWN: Final = "_BaseServer__is_shut_down"
 
-_family = _socket.socket.family.__get__  # a plain number
-_type = _socket.socket.type.__get__
 _serve_forever = socketserver.BaseServer.serve_forever
 _get_datagram = socketserver.UDPServer.get_request
 _server_activate = socketserver.TCPServer.server_activate
 
 
-@mirrors(socketserver.BaseServer)
+@copy_docstrings_from(socketserver.BaseServer)
 class BaseServer(socketserver.BaseServer):
     # Both flags are private by name and public in fact: programs set and read them. They stay where
     # the standard library has them, in the instance's __dict__, also for instances older than us.
@@ -48,8 +65,8 @@ class BaseServer(socketserver.BaseServer):
     def __shutdown_request(self, value: bool) -> None:
         vars(self)[SHUTDOWN_REQUEST] = value
         if value:
-            for engine in engines_of(self):
-                engine.wake()
+            for each in engine.engines_of(self):
+                each.poller.wake()
 
     @property
     def __is_shut_down(self) -> threading.Event:
@@ -58,27 +75,27 @@ class BaseServer(socketserver.BaseServer):
 
     @__is_shut_down.setter
     def __is_shut_down(self, event: threading.Event) -> None:
-        late.prepare()  # here, because all servers come by when they are made
+        prepare()  # here, because all servers come by when they are made
         vars(self)[IS_SHUT_DOWN] = event
-        if engine_of(self) is None:
+        if engine.engine_of(self) is None:
             event.set()  # who never served is shut down already, and nobody waits for it in vain
 
     def serve_forever(self, poll_interval: float | None = 0.5) -> None:
-        late.prepare()  # for those that were made before `install`
-        if not late.engine().can_poll():
+        prepare()  # for those that were made before `install`
+        if not poller.can_poll():
             _serve_greenlets(self, poll_interval)
             return
-        late.engine().check_limit(self)
+        check_limit(self)
         self.__is_shut_down.clear()
-        engine = late.engine().Engine(self, poll_interval)
+        here = engine.Engine(self, poll_interval)
         try:
-            engine.enter()
-            engine.run()
+            here.enter()
+            here.run()
         finally:
             try:
-                last = engine.leave()
+                last = here.leave()
             except BaseException:  # a signal handler's, which may come at any time
-                last = engine.leave()
+                last = here.leave()
                 raise
             finally:
                 if last:
@@ -91,7 +108,7 @@ class BaseServer(socketserver.BaseServer):
     def shutdown(self) -> None:
         self.__shutdown_request = True
         # Waiting for ourselves would never end.
-        if engine_here(self) is None:
+        if engine.engine_here(self) is None:
             self.__is_shut_down.wait()
 
     async def serve(self, *, grace: float | None = DEFAULT_GRACE) -> None:
@@ -106,37 +123,44 @@ class BaseServer(socketserver.BaseServer):
             grace: seconds; `None`: as long as it takes.
 
         """
-        await late.awaiting().serve_in_thread(self, grace)
+        await to_thread.serve_in_thread(self, grace)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        late.telling().tell(client_address)
+        error_output.print_exception(client_address)
 
     def _handle_request_noblock(self) -> None:
-        engine = engine_here(self)
+        here = engine.engine_here(self)
         try:
-            if engine is None:
+            if here is None:
                 request, client_address = self.get_request()
             else:
                 get_request = self.get_request
                 at_once = _AT_ONCE.get(getattr(get_request, "__func__", None))
-                if at_once is not None and engine.turnstile is None:
+                if at_once is not None and here.acceptor.lock is None:
                     request, client_address = at_once(self)
                 else:
-                    request, client_address = engine.ask(get_request, put_off=at_once is None)
+                    request, client_address = here.acceptor.get_request(
+                        get_request, defer_handshake=at_once is None
+                    )
         except OSError as exc:
-            if engine is not None:
-                engine.back_off(exc)
+            if here is not None:
+                here.acceptor.note_refusal(exc)
             elif exc.errno in OUT_OF_RESOURCES:
                 time.sleep(BACK_OFF)  # whoever calls this in a loop would spin
             return
-        if engine is None:
+        if here is None:
             _handle(self, request, client_address)
-        elif _is_late(request):
-            engine.suspend(request, lambda: _handle(self, request, client_address))
+        elif is_loaded(handshakes) and type(request) is handshakes.DeferredSocket:
+            here.handshakes.add(request, lambda: _handle(self, request, client_address))
         else:
-            engine.request = request
+            here.request = request
             _handle(self, request, client_address)
-            engine.request = None
+            here.request = None
+
+
+def prepare() -> None:
+    """Import what serving needs: now, and not in the middle of a storm of errors."""
+    load(engine, poller, error_output, logging)
 
 
 def _be_shut_down(server: socketserver.BaseServer) -> None:
@@ -147,8 +171,7 @@ def _be_shut_down(server: socketserver.BaseServer) -> None:
 def _serve_greenlets(server: socketserver.BaseServer, poll_interval: Any) -> None:
     """Leave the waiting to the standard library, and so to what has been put in its place."""
     # The one that it would choose if it were imported now, and not before that was done.
-    kind = getattr(selectors, "PollSelector", selectors.SelectSelector)
-    socketserver._ServerSelector = kind  # type: ignore[attr-defined] # missing in typeshed
+    _cpython.select_with(getattr(selectors, "PollSelector", selectors.SelectSelector))
     _serve_forever(server, poll_interval)
 
 
@@ -158,12 +181,6 @@ def _attribute(server: socketserver.BaseServer, name: str) -> Any:
     except KeyError:  # its __init__ has not run
         text = f"{type(server).__name__!r} object has no attribute {name!r}"
         raise AttributeError(text, name=name, obj=server) from None
-
-
-def _is_late(request: Any) -> bool:
-    if not late.handshakes.cache_info().currsize:
-        return False
-    return type(request) is late.handshakes().LateSocket
 
 
 def _handle(server: Any, request: Any, client_address: Any) -> None:
@@ -181,7 +198,7 @@ def _handle(server: Any, request: Any, client_address: Any) -> None:
         raise
 
 
-@mirrors(socketserver.TCPServer)
+@copy_docstrings_from(socketserver.TCPServer)
 class TCPServer(BaseServer, socketserver.TCPServer):
     def server_activate(self) -> None:
         if _says_nothing_about_backlog(self):
@@ -196,12 +213,9 @@ def _accept(server: socketserver.TCPServer) -> Any:
     """Return a connection and its peer, for an engine that knows that somebody waits."""
     listener = server.socket
     if type(listener) is socket.socket and listener.gettimeout() is None:
-        # What accept() does, but for two enums that it makes only to take them apart again.
-        fileno, client_address = listener._accept()  # type: ignore[attr-defined]
-        kind = _family(listener), _type(listener), listener.proto
-        return socket.socket(*kind, fileno=fileno), client_address
+        return _cpython.accept(listener)
     if type(listener) is getattr(sys.modules.get("ssl"), "SSLSocket", None):
-        return late.handshakes().accept(listener)
+        return handshakes.accept(listener)
     return listener.accept()
 
 
@@ -210,10 +224,10 @@ def _is_asked(server: socketserver.BaseServer) -> bool:
 
     Nor the same a second time, for one more: nobody knows whether there is one.
     """
-    engine = engine_here(server)
-    if engine is None or not engine.asking:
+    here = engine.engine_here(server)
+    if here is None or not here.acceptor.in_get_request:
         return False
-    engine.asking = False
+    here.acceptor.in_get_request = False
     return True
 
 
@@ -225,7 +239,7 @@ def _says_nothing_about_backlog(server: socketserver.TCPServer) -> bool:
 
 
 # The standard library's class first: what it says about datagrams goes before our TCPServer.
-@mirrors(socketserver.UDPServer)
+@copy_docstrings_from(socketserver.UDPServer)
 class UDPServer(socketserver.UDPServer, TCPServer):
     def get_request(self) -> Any:
         return _receive(self) if _is_asked(self) else _get_datagram(self)
@@ -238,12 +252,12 @@ def _receive(server: socketserver.UDPServer) -> Any:
     return (data, server.socket), client_address
 
 
-@mirrors(socketserver.UnixStreamServer)
+@copy_docstrings_from(socketserver.UnixStreamServer)
 class UnixStreamServer(socketserver.UnixStreamServer, TCPServer):
     pass
 
 
-@mirrors(socketserver.UnixDatagramServer)
+@copy_docstrings_from(socketserver.UnixDatagramServer)
 class UnixDatagramServer(socketserver.UnixDatagramServer, UDPServer):
     pass
 

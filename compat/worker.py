@@ -9,15 +9,21 @@ import contextvars
 import sys
 import threading
 import time
-from _queue import Empty, SimpleQueue  # what `queue` has, without the rest of it
 from collections.abc import Callable
 from typing import Any, Final, Protocol
+
+from compat._cpython import (
+    Empty,
+    SimpleQueue,
+    Started,
+    appear_as,
+    call_excepthook,
+    take_identity,
+)
 
 __all__ = ("Job", "Worker")
 
 IDLE_SECONDS: Final = 10.0  # a thread waits that long for work, then ends
-# What the system's thread is to `threading`; some exist on some Pythons only.
-OF_THE_SYSTEM: Final = ("_ident", "_native_id", "_handle", "_tstate_lock")
 
 
 class Job(threading.Thread):
@@ -34,14 +40,14 @@ class Job(threading.Thread):
         self, target: Callable[..., object], args: tuple[Any, ...], *, daemon: bool
     ) -> None:
         super().__init__(daemon=daemon)
-        self._started = _Started()
+        self._started = Started()
         self.target: Callable[..., object] | None = target
         self.args: tuple[Any, ...] = args
         self.worker: Worker | None = None
         self.ends_thread = False  # it was its thread's last one
         self._claimed = threading.Lock()
         self._alive = False
-        self._bells: list[SimpleQueue[None]] = []  # of those who join
+        self._joiners: list[SimpleQueue[None]] = []  # each is told when it has finished
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}, {'running' if self._alive else 'not running'}>"
@@ -55,14 +61,14 @@ class Job(threading.Thread):
         if self is threading.current_thread():
             raise RuntimeError("cannot join current thread")
         deadline = None if timeout is None else time.monotonic() + timeout
-        bell: SimpleQueue[None] = SimpleQueue()
-        self._bells.append(bell)
+        finished: SimpleQueue[None] = SimpleQueue()
+        self._joiners.append(finished)
         try:
-            if self._alive:  # asked after the bell hangs, so that it rings for this one as well
+            if self._alive:  # asked when this one is on the list, so that it is told as well
                 with contextlib.suppress(Empty):
-                    bell.get(timeout=_left(deadline))
+                    finished.get(timeout=_left(deadline))
         finally:
-            self._bells.remove(bell)
+            self._joiners.remove(finished)
         if not self._alive and self.ends_thread and self.worker is not None:
             self.worker.join(_left(deadline))
 
@@ -78,8 +84,8 @@ class Job(threading.Thread):
         """Let go whoever joins."""
         self.target, self.args = None, ()  # an idle thread holds nobody's request
         self._alive = False
-        for bell in tuple(self._bells):
-            bell.put(None)
+        for joiner in tuple(self._joiners):
+            joiner.put(None)
 
     def call(self) -> None:
         """Do it. What it raises goes where a thread's exception goes, `threading.excepthook`."""
@@ -87,34 +93,12 @@ class Job(threading.Thread):
         try:
             contextvars.Context().run(self.target, *self.args)
         except BaseException:
-            self._invoke_excepthook(self)  # type: ignore[attr-defined] # catches what hooks raise
+            call_excepthook(self)
 
     def run(self) -> None:
         """Be a worker's thread, with this as its first job: what `start` calls in a new thread."""
         assert self.worker is not None
         self.worker.work(self)
-
-
-class _Started(threading.Event):
-    """What `start` waits for until the thread runs, by a wait that a signal cannot tear apart.
-
-    `threading`'s own releases a lock twice if an exception comes at the wrong moment, and what that
-    raises takes the exception's place.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._bell: SimpleQueue[None] = SimpleQueue()
-
-    def set(self) -> None:
-        super().set()
-        self._bell.put(None)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if not self.is_set():
-            with contextlib.suppress(Empty):
-                self._bell.get(timeout=timeout)
-        return self.is_set()
 
 
 class Employer(Protocol):
@@ -165,20 +149,12 @@ class Worker:
                 ):  # sent to a request that has ended: it concerns nobody any more
                     return
         finally:
-            self.appear_as(self.thread)  # `threading` takes it off its list by itself
+            appear_as(self.thread)  # `threading` takes it off its list by itself
             self._pool.gone(self)
             left = self.given  # if somebody has sent an exception into this thread
             if left is not None and left.is_alive():
                 left.worker = Worker(self._pool, left)
                 left.start()
-
-    def appear_as(self, job: Job | None) -> None:
-        """Be the thread `job` to whoever looks; with `None`, be no thread at all."""
-        active = threading._active  # type: ignore[attr-defined]
-        if job is None:
-            active.pop(threading.get_ident(), None)
-        else:
-            active[threading.get_ident()] = job
 
     def _do(self, job: Job) -> bool:
         try:
@@ -195,11 +171,8 @@ class Worker:
     def _adopt(self, job: Job) -> None:
         """Do for `job` what `threading` does for a thread that starts."""
         job.worker = self
-        for name in OF_THE_SYSTEM:
-            if hasattr(self.thread, name):
-                setattr(job, name, getattr(self.thread, name))
-        job._started.set()
-        self.appear_as(job)
+        take_identity(job, self.thread)
+        appear_as(job)
         if threading.gettrace() is not None:
             sys.settrace(threading.gettrace())
         if threading.getprofile() is not None:

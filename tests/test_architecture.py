@@ -19,6 +19,7 @@ PURE = {
     "errors", "events", "_lifecycle", "_settings.checks", "_settings.limits", "_listen.address", "_listen.admission",
     "_observe.stats", "_observe.rates", "_stream.buffer", "_stream.deadlines",
 }  # fmt: skip
+BY_NAME = {"import_module", "lazy_module", "_import_ours", "__import__"}  # what imports by a string
 IMPURE = {"asyncio", "socket", "ssl", "time", "selectors", "threading"}
 LONGEST = 350  # lines, of which many are docstrings
 
@@ -47,7 +48,13 @@ def imports(tree: ast.AST) -> set[tuple[str, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.module is not None, "no relative imports"
             found |= {(node.module, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Call) and name_of(node.func) in BY_NAME:
+            found |= {(str(each.value), "") for each in node.args if isinstance(each, ast.Constant)}
     return found
+
+
+def name_of(called: ast.expr) -> str:
+    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
 
 
 def uses(package: str, found: dict[str, ast.Module], name: str) -> set[str]:

@@ -60,6 +60,7 @@ FILES = {
     "typo.py": "x = 1\ndef f(:\n",
     "needs.py": "import nonexistent_library\n",
     "panics.py": "class Panic(BaseException): pass\n\nraise Panic('at once')\n",
+    "runs.py": "import asyncserver\nfrom handlers import upper\nasyncserver.run(upper, 'tcp://127.0.0.1:0')\n",
     "exits.py": "import sys\nsys.exit('no\\nmore')\n",
     "sub/queue.py": HANDLERS,
     "script": HANDLERS,
@@ -145,7 +146,7 @@ class Upper(socketserver.StreamRequestHandler):
 @pytest.mark.parametrize("uses", ["", "import compat", "import compat\nassert compat.mine"])
 @pytest.mark.parametrize("own", [*OWN_COMPAT, None])
 def test_a_compat_of_the_users_own_is_the_users_own(own, uses, way, project, arguments):
-    from compat import hosting
+    from compat import adapter
 
     if "mine" in uses and own not in {"compat.py", "compat/__init__.py"}:
         uses = "import compat"
@@ -162,8 +163,8 @@ def test_a_compat_of_the_users_own_is_the_users_own(own, uses, way, project, arg
     }
     try:
         handler = arguments(f"{way}:Upper", *BIND)["handler"]
-        assert (type(handler).__module__, type(handler).__name__) == ("compat.hosting", "Threaded")
-        assert type(handler).__init__.__code__.co_filename == hosting.__file__
+        assert (type(handler).__module__, type(handler).__name__) == ("compat.adapter", "Threaded")
+        assert type(handler).__init__.__code__.co_filename == adapter.__file__
         assert os.path.exists("ran") == bool(uses and own in {"compat.py", "compat/__init__.py"})
         import compat
 
@@ -174,11 +175,34 @@ def test_a_compat_of_the_users_own_is_the_users_own(own, uses, way, project, arg
         sys.modules.update(before)
 
 
+@pytest.mark.parametrize("words", [["serve", "blocking:Upper", *BIND], ["run", "blocking.py"]])
+@pytest.mark.parametrize("place", ["its place", "nowhere"])
+def test_a_compat_in_the_place_of_ours_is_told(words, place, project, command, monkeypatch):
+    from asyncserver._cli import drop_in
+
+    with open("blocking.py", "w") as file:
+        file.write(BLOCKING)
+    os.makedirs("site/compat")
+    with open("site/compat/__init__.py", "w") as file:
+        file.write("mine = True\n")
+    monkeypatch.setattr(drop_in, "HOME", f"{project}/{'site' if place == 'its place' else 'empty'}")
+    if place == "nowhere":
+        monkeypatch.syspath_prepend(f"{project}/site")
+    for name in [each for each in sys.modules if f"{each}.".startswith("compat.")]:
+        monkeypatch.delitem(sys.modules, name)
+    message = (
+        f"compat is {project}/site/compat/__init__.py, and not the one that belongs to asyncserver"
+    )
+    assert_one_line(command(*words), message)
+
+
 # -- help --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
-@pytest.mark.parametrize("words", [["--help"], ["serve", "--help"], ["send", "-h"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["serve", "--help"], ["send", "-h"], ["run", "-h"], ["run", "--help"]]
+)
 def test_help_fits_80_columns(words, columns, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     status, out, err = command(*words)
@@ -203,6 +227,12 @@ def test_help_says_every_limit_and_deadline_and_its_default(command):
 def test_examples_in_help_stand_on_lines_of_their_own(command):
     lines = command("serve", "--help").out.splitlines()
     assert sum(line.strip().startswith("asyncserver serve") for line in lines) == 2
+
+
+def test_help_of_run_shows_how_to_give_a_program(command):
+    lines = [line.strip() for line in command("run", "--help").out.splitlines()]
+    assert "asyncserver run -m http.server 8000" in lines
+    assert any(line.startswith("--threads N") for line in lines)
 
 
 def test_version(command):
@@ -351,6 +381,17 @@ MISTAKES = {
     "unknown loop": (["serve", "handlers:upper", *BIND, "--loop", "trio"], "--loop.*'trio'"),
     "unknown level": (["serve", "handlers:upper", *BIND, "--log-level", "loud"], "--log-level.*'loud'"),
     "unknown overflow": (["serve", "handlers:upper", *BIND, "--overflow", "x"], "--overflow.*'x'"),
+    "program that runs a server": (
+        ["serve", "runs.py:upper", *BIND],
+        "runs.py: run() is called, though .* under `if __name__ == .*runs.py:3",
+    ),
+    "module that runs a server": (["serve", "runs:upper", *BIND], "runs: run() is called, though"),
+    "run without program": (["run"], "give a script, or -m and a module"),
+    "run no file": (["run", "nothing.py"], "no file nothing.py"),
+    "run no module": (["run", "-m"], "give a module after -m"),
+    "run no such module": (["run", "-m", "nothing_at_all"], "No module named nothing_at_all"),
+    "run no threads": (["run", "--threads", "0", "handlers.py"], "--threads"),
+    "run an unknown option": (["run", "--loop", "x", "handlers.py"], "--loop"),
     "send without URL": (["send"], "URL"),
     "send to a bad URL": (["send", "http://localhost"], "'http://localhost' is no address"),
     "send to a bad host": (["send", f"tcp://{'x' * 64}:9", "hi"], "tcp://x+:9: "),

@@ -20,9 +20,9 @@ import pytest
 
 import compat
 from asyncserver import SettingError
-from compat import telling, turns
+from compat import error_output, switch_interval
+from compat.engine import engines_of
 from compat.pool import Job, Pool
-from compat.state import engines_of
 from tests.conftest import TLS
 from tests.dropin import ANY, Upper, ask, over, serving
 from tests.test_compat_programs import UpperDatagram
@@ -182,7 +182,6 @@ client.recv(1)
 def test_idle_threads_do_not_keep_the_process():
     program = """
 from compat.pool import Job, Pool
-from compat.state import engines_of
 pool = Pool("idle")
 job = Job(int, (), daemon=False)
 pool.run(job)
@@ -356,7 +355,7 @@ def test_listener_closed_while_serving_is_asked_once_and_never_again():
         asked = server.asked
         assert asked <= 2
         (engine,) = engines_of(server)
-        engine.wake()  # as a thread does that has become free
+        engine.poller.wake()  # as a thread does that has become free
         several_turns(server)
         assert server.asked == asked
 
@@ -375,7 +374,7 @@ def test_backlog_is_longer_unless_somebody_said_so():
 FORKING = """
 import os, signal, socket, sys, threading, warnings
 import {module} as module
-from compat import engine, telling, turns
+from compat import engine, error_output, switch_interval
 warnings.simplefilter("error")
 class Handler(module.StreamRequestHandler):
     def handle(self):
@@ -491,10 +490,10 @@ def test_ssl_context_is_left_as_it_was(tls: TLS):
 
 @pytest.fixture
 def storm(monkeypatch):
-    monkeypatch.setattr(telling, "_kinds", {})
-    monkeypatch.setattr(telling, "_left_out", 0)
+    monkeypatch.setattr(error_output, "_kinds", {})
+    monkeypatch.setattr(error_output, "_left_out", 0)
     now = [1000.0]
-    monkeypatch.setattr("compat.telling.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("compat.error_output.time.monotonic", lambda: now[0])
     return now
 
 
@@ -503,28 +502,28 @@ def fail(kind: type[Exception], count: int = 1) -> None:
         try:
             raise kind
         except kind:
-            telling.tell("somebody")
+            error_output.print_exception("somebody")
 
 
 def test_tracebacks_of_one_kind_are_limited_in_rate_and_counted(storm, capsys):
     fail(LookupError, 1000)
     said = capsys.readouterr().err
-    assert said.count("LookupError") == said.count("Traceback") == telling.PER_SECOND
+    assert said.count("LookupError") == said.count("Traceback") == error_output.PER_SECOND
     fail(ZeroDivisionError)  # another kind
     assert capsys.readouterr().err.startswith("(990 more exceptions like those before")
     storm[0] += 1
     fail(LookupError, 1000)
-    assert capsys.readouterr().err.count("Traceback") == telling.PER_SECOND
-    telling.tell_rest()
+    assert capsys.readouterr().err.count("Traceback") == error_output.PER_SECOND
+    error_output.print_left_out()
     assert capsys.readouterr().err == "(990 more exceptions like those before were left out)\n"
-    telling.tell_rest()
+    error_output.print_left_out()
     assert capsys.readouterr().err == ""
 
 
 def test_kinds_of_exceptions_are_not_remembered_for_ever(storm, capsys):
     for number in range(1000):
         fail(type(f"Error{number}", (Exception,), {}))
-    assert len(telling._kinds) <= telling.KINDS
+    assert len(error_output._kinds) <= error_output.KINDS
     assert capsys.readouterr().err.count("Traceback") == 1000
 
 
@@ -537,46 +536,46 @@ def test_server_close_tells_what_was_left_out(storm, capsys):
 @pytest.fixture
 def interval(monkeypatch):
     usual = sys.getswitchinterval()
-    monkeypatch.setattr(turns, "_ours", None)
-    monkeypatch.setattr(turns, "_usual", usual)
-    monkeypatch.setattr(turns, "_ends", 0)
+    monkeypatch.setattr(switch_interval, "_ours", None)
+    monkeypatch.setattr(switch_interval, "_usual", usual)
+    monkeypatch.setattr(switch_interval, "_ends", 0)
     yield usual
     sys.setswitchinterval(usual)
 
 
 def test_thousands_of_threads_ask_less_often_for_their_turn(interval):
-    turns.at_work(100)
+    switch_interval.adapt_to(100)
     assert sys.getswitchinterval() == interval
-    turns.at_work(2000)
+    switch_interval.adapt_to(2000)
     assert sys.getswitchinterval() == pytest.approx(0.02)
-    for _ in range(turns.RUSH):
-        turns.at_work(2000, ended=True)
+    for _ in range(switch_interval.RUSH):
+        switch_interval.adapt_to(2000, ended=True)
     assert sys.getswitchinterval() == pytest.approx(0.1)
-    turns.at_work(400, ended=True)
+    switch_interval.adapt_to(400, ended=True)
     assert sys.getswitchinterval() == interval
 
 
 def test_somebody_elses_interval_is_left_alone(interval):
-    turns.at_work(2000)
+    switch_interval.adapt_to(2000)
     sys.setswitchinterval(0.5)
-    turns.at_work(10, ended=True)
+    switch_interval.adapt_to(10, ended=True)
     assert sys.getswitchinterval() == 0.5
 
 
 def test_somebody_elses_longer_interval_is_not_shortened(interval):
     sys.setswitchinterval(0.5)
-    turns.at_work(2000)
+    switch_interval.adapt_to(2000)
     assert sys.getswitchinterval() == 0.5
 
 
 def test_a_rush_lasts_for_the_second_after_it_and_no_longer(interval, monkeypatch):
     now = 1000.0
-    monkeypatch.setattr(turns, "_since", now)
+    monkeypatch.setattr(switch_interval, "_since", now)
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    for _ in range(turns.RUSH):
-        turns.at_work(2000, ended=True)
+    for _ in range(switch_interval.RUSH):
+        switch_interval.adapt_to(2000, ended=True)
     for now, seconds in ((1001.5, 0.1), (1004.0, 0.02)):  # noqa: B007 - the clock looks at it
-        turns.at_work(2000)
+        switch_interval.adapt_to(2000)
         assert sys.getswitchinterval() == pytest.approx(seconds)
 
 

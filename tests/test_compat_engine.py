@@ -31,8 +31,8 @@ from unittest import mock
 import pytest
 
 import compat
-from compat import bells, engine
-from compat.state import engines_of
+from compat import acceptor, engine, poller, wakeup
+from compat.engine import engines_of
 from tests.conftest import TLS, descriptors
 from tests.dropin import ANY, Upper, ask, over, serving, stop
 from tests.test_compat_programs import UpperDatagram
@@ -78,7 +78,7 @@ def test_many_servers_need_no_descriptors_of_their_own():
         for server in servers:
             stack.enter_context(serving(server, poll_interval=None))
         assert [ask(server) for server in servers] == [b"HELLO\n"] * 60
-        wait_until(lambda: descriptors() - listening <= bells.MOST)  # the last request is closed
+        wait_until(lambda: descriptors() - listening <= wakeup.MOST)  # the last request is closed
     gc.collect()
     assert descriptors() == before
 
@@ -110,7 +110,7 @@ for thread in threads:
     assert (result.stderr, result.returncode) == ("", 0)
 
 
-def test_without_a_descriptor_for_a_bell_it_serves_and_looks_every_poll_interval(monkeypatch):
+def test_without_a_descriptor_to_wake_by_it_serves_and_looks_every_poll_interval(monkeypatch):
     def none_left(*_: Any) -> int:
         raise OSError(errno.EMFILE, "no more")
 
@@ -119,7 +119,7 @@ def test_without_a_descriptor_for_a_bell_it_serves_and_looks_every_poll_interval
         assert ask(server) == b"HELLO\n"
 
 
-def test_where_there_is_no_eventfd_a_pipe_rings(monkeypatch):
+def test_where_there_is_no_eventfd_a_pipe_wakes(monkeypatch):
     monkeypatch.delattr(os, "eventfd")
     before = descriptors()
     with serving(compat.TCPServer(ANY, Upper), poll_interval=None) as server:
@@ -127,9 +127,9 @@ def test_where_there_is_no_eventfd_a_pipe_rings(monkeypatch):
     assert descriptors() == before
 
 
-def test_who_shares_a_bell_sleeps_while_another_is_slow_to_answer(monkeypatch):
-    """And hears it all the same when it is meant."""
-    monkeypatch.setattr(bells, "MOST", 1)
+def test_who_shares_a_wakeup_sleeps_while_another_is_slow_to_acknowledge(monkeypatch):
+    """And wakes all the same when it is meant."""
+    monkeypatch.setattr(wakeup, "MOST", 1)
     inside, leave = threading.Event(), threading.Event()
     turns = []
 
@@ -148,17 +148,17 @@ def test_who_shares_a_bell_sleeps_while_another_is_slow_to_answer(monkeypatch):
     ):
         with socket.create_connection(busy.server_address):
             assert inside.wait(SOON)
-            (bell,) = bells._bells
-            (meant,) = [each for each in bell.users if each.server is busy]
-            bell.ring(meant)  # as if it had been called right before it began to handle
+            (shared,) = wakeup._wakeups
+            meant = engines_of(busy)[0].poller
+            shared.notify(meant)  # as if it had been called right before it began to handle
             wait_until(lambda: turns)
             count, used = len(turns), time.process_time()
             select.select([], [], [], 0.2)
-            assert len(turns) - count <= 2 * 0.2 / engine.LOOK_AWAY
+            assert len(turns) - count <= 2 * 0.2 / poller.LOOK_AWAY
             assert time.process_time() - used < 0.15
             assert ask(other) == b"HELLO\n"
             leave.set()
-        wait_until(lambda: not select.select([bell.fileno], [], [], 0)[0])
+        wait_until(lambda: not select.select([shared.fileno], [], [], 0)[0])
 
 
 # -- signals and exceptions ------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_a_storm_of_signals_leaves_nothing_behind():
                         server.serve_forever()
                     except BaseException as exc:
                         outcomes.append(type(exc))
-                    assert not bells._bells
+                    assert not wakeup._wakeups
                     assert not engine._running
                     assert server._BaseServer__is_shut_down.is_set()
             finally:
@@ -627,7 +627,7 @@ def test_driven_by_two_threads_one_at_a_time_accepts():
     wait_until(lambda: len(engines_of(server)) == 2)
     with beside(lambda: ask(server)), beside(lambda: ask(server)):
         assert inside.wait(SOON)
-        select.select([], [], [], 2 * engine.BACK_OFF)
+        select.select([], [], [], 2 * acceptor.BACK_OFF)
         leave.set()
     server.shutdown()
     for thread in threads:
@@ -760,7 +760,7 @@ def test_who_comes_after_shutdown_is_left_to_the_backlog(module):
 
         def interrupt():
             waiting.wait(SOON)
-            wait_until(lambda: all(each._waits for each in engines_of(server)))
+            wait_until(lambda: all(each.poller.waits for each in engines_of(server)))
             os.kill(os.getpid(), signal.SIGUSR1)
 
         with handling(signal.SIGUSR1, handler), beside(interrupt):
@@ -967,7 +967,7 @@ async def test_who_never_shakes_hands_holds_up_no_cancelled_serve(tls: TLS, capl
     server.socket = tls.server.wrap_socket(server.socket, server_side=True)
     task = asyncio.create_task(server.serve(grace=0.01))
     with silent(server.server_address, b"") as client:
-        while not (engines_of(server) and engines_of(server)[0]._parked):
+        while not (engines_of(server) and engines_of(server)[0].handshakes):
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -1235,7 +1235,7 @@ import compat.engine, os, threading
 server = module.TCPServer(("127.0.0.1", 0), None)
 thread = threading.Thread(target=server.serve_forever, args=(None,))
 thread.start()
-while not any(engine._waits for engine in vars(server).get("_asyncserver_engine", ())):
+while not any(each.poller.waits for each in vars(server).get("_asyncserver_engines", ())):
     pass
 pid = os.fork()
 if not pid:
@@ -1243,7 +1243,7 @@ if not pid:
     assert not compat.engine._running  # which would hold what is the parent's
     links = [os.readlink(f"/proc/self/fd/{number}") for number in range(3, 20)
              if os.path.exists(f"/proc/self/fd/{number}") or os.path.islink(f"/proc/self/fd/{number}")]
-    assert not any("eventfd" in link for link in links), links  # the bells are the parent's
+    assert not any("eventfd" in link for link in links), links  # they are the parent's
     os._exit(7)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), thread.is_alive())
 server.shutdown()
@@ -1274,7 +1274,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(server.child, 0)[1]))
     assert run(program, module) == "7\n"
 
 
-def test_such_a_child_has_a_bell_of_its_own():
+def test_such_a_child_has_a_wakeup_of_its_own():
     program = """
 import os, socket, threading
 class Handler(module.StreamRequestHandler):
@@ -1284,8 +1284,8 @@ class Handler(module.StreamRequestHandler):
             if not self.server.child:
                 threading.Thread(target=stop_when_it_waits).start()
 def stop_when_it_waits():
-    (engine,) = vars(server)["_asyncserver_engine"]
-    while not (engine._waits and engine._bell):
+    (engine,) = vars(server)["_asyncserver_engines"]
+    while not (engine.poller.waits and engine.poller._wakeup):
         pass
     server.shutdown()
 server = module.TCPServer(("127.0.0.1", 0), Handler)
@@ -1308,7 +1308,7 @@ thread.join()
 
 def test_a_child_serves_though_another_thread_of_its_parents_held_all_locks():
     program = """
-import compat.bells, compat.engine, os, signal, socket, threading
+import compat.engine, compat.wakeup, os, signal, socket, threading
 parent = os.getpid()
 class Handler(module.BaseRequestHandler):
     def handle(self):
@@ -1322,7 +1322,7 @@ def serve():
 serve()
 held, leave = threading.Event(), threading.Event()
 def hold():
-    with compat.engine._lock, compat.bells._lock, vars(server)["_asyncserver_pool"]._lock:
+    with compat.engine._lock, compat.wakeup._lock, vars(server)["_asyncserver_pool"]._lock:
         held.set()
         leave.wait()
 threading.Thread(target=hold).start()
@@ -1370,7 +1370,7 @@ server = Server(("127.0.0.1", 0), Handler)
 threads = [threading.Thread(target=serve) for _ in range(2)]
 for thread in threads:
     thread.start()
-while len(vars(server).get("_asyncserver_engine", ())) < 2:
+while len(vars(server).get("_asyncserver_engines", ())) < 2:
     pass
 with socket.create_connection(server.server_address), \\
         socket.create_connection(server.server_address) as client:
@@ -1495,9 +1495,9 @@ print(server.active_children)
 
 def test_one_that_ends_just_before_the_engine_asks_to_be_told_is_seen(monkeypatch):
     """Or nobody would ever resume."""
-    monkeypatch.setattr(engine, "at_work", mock.Mock(side_effect=[(1, 1), (1, 1), (0, 1)]))
+    monkeypatch.setattr(acceptor, "at_work", mock.Mock(side_effect=[(1, 1), (1, 1), (0, 1)]))
     with compat.ForkingTCPServer(ANY, Upper) as server:
-        assert not engine.Engine(server, None).full
+        assert not engine.Engine(server, None).acceptor.full
 
 
 def test_only_who_had_to_wait_for_a_slot_is_told_that_one_is_free():
@@ -1506,12 +1506,12 @@ def test_only_who_had_to_wait_for_a_slot_is_told_that_one_is_free():
         one = engine.Engine(server, None)
         one.enter()
         try:
-            one._told_when_free = True
-            one.slot_is_free()
-            assert one._called
-            one._called = False
-            one.slot_is_free()
-            assert not one._called
+            one.acceptor.wants_slot = True
+            engine.slot_is_free(server)
+            assert one.poller.woken
+            one.poller.woken = False
+            engine.slot_is_free(server)
+            assert not one.poller.woken
         finally:
             one.leave()
 

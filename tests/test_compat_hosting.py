@@ -30,7 +30,7 @@ from asyncserver.events import (
     HandlerFailed,
     PeerDisconnected,
 )
-from compat import awaiting, hosting
+from compat import adapter, to_thread
 from tests.conftest import TLS, connect, serving, upper
 
 
@@ -507,8 +507,8 @@ class Lingers(socketserver.StreamRequestHandler):
 
 @pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
 async def test_cancelled_scope_waits_for_handlers_that_were_woken(kind, caplog, monkeypatch):
-    assert awaiting.WAKE_GRACE == 0.25  # what the docs promise
-    monkeypatch.setattr(awaiting, "WAKE_GRACE", 10)  # a shared machine has its pauses
+    assert to_thread.UNBLOCK_GRACE == 0.25  # what the docs promise
+    monkeypatch.setattr(to_thread, "UNBLOCK_GRACE", 10)  # a shared machine has its pauses
     Lingers.ended = []
     with getattr(compat, kind)(("127.0.0.1", 0), Lingers) as server:
         async with anyio.create_task_group() as group:
@@ -524,7 +524,7 @@ async def test_cancelled_scope_waits_for_handlers_that_were_woken(kind, caplog, 
 @pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
 def test_cancelling_does_not_wait_for_a_handler_that_does_not_end(kind, caplog, monkeypatch):
     """Who ends after the loop has done so, too, without a word."""
-    monkeypatch.setattr(awaiting, "WAKE_GRACE", 0.01)
+    monkeypatch.setattr(to_thread, "UNBLOCK_GRACE", 0.01)
     told: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", told.append)
     inside, leave = threading.Event(), threading.Event()
@@ -766,7 +766,7 @@ async def test_reply_to_a_datagram_waits_for_room(directory, recorder):
 
 
 async def test_reply_to_a_datagram_does_not_wait_for_ever(directory, recorder, monkeypatch):
-    monkeypatch.setattr(hosting, "SEND_TIMEOUT", 0.02)
+    monkeypatch.setattr(adapter, "SEND_TIMEOUT", 0.02)
     Replies.trying = threading.Event()
     url = f"unixgram://{directory}/s"
     async with serving(compat.threaded(Replies), url, observers=[recorder]):

@@ -71,10 +71,14 @@ def python(
 
 
 def both(
-    place: Path, options: list[str], words: list[str], environment: dict[str, str] | None = None
+    place: Path,
+    options: list[str],
+    words: list[str],
+    environment: dict[str, str] | None = None,
+    way: "tuple[str, ...]" = ("-m", "compat"),
 ) -> "list[tuple[str, str, int]]":
     """How it goes with `python PROGRAM`, and with `python -m compat PROGRAM`."""
-    ways = [[*options, *words], [*options, "-m", "compat", *words]]
+    ways = [[*options, *words], [*options, *way, *words]]
     started = [start(place, *way, environment=environment) for way in ways]
     said = [each.communicate("some input", timeout=60) for each in started]
     return [(*each, process.returncode) for each, process in zip(said, started, strict=True)]
@@ -98,6 +102,48 @@ SEEN: list[tuple[list[str], list[str]]] = [
 def test_program_sees_the_same(place, options, words):
     plain, ours = both(place, options, words)
     assert ours == plain
+
+
+RUN = {"module": ("-m", "asyncserver", "run"), "script": ("bin/asyncserver", "run")}
+SCRIPT = "import sys\nfrom asyncserver._cli.main import main\nsys.exit(main())\n"
+
+
+@pytest.fixture
+def command(place):
+    """The folder again, with an `asyncserver` that is like the one that pip installs."""
+    (place / "bin").mkdir()
+    (place / "bin" / "asyncserver").write_text(SCRIPT)
+    return place
+
+
+@pytest.mark.parametrize("way", RUN)
+@pytest.mark.parametrize(("options", "words"), [
+    ([], ["probe.py", "-m", "--threads", "x y", "-h"]), ([], ["-m", "probe", "-h"]),
+    (MANY, ["folder"]), (["-P"], ["app.pyz", "a"]), (["-B"], ["-mpackage", "-m"]),
+    ([], ["-m", "package.nothing"]), (MANY, [f"-c{PROBE}"]), ([], ["-c", "x = ("]),
+], ids=" ".join)  # fmt: skip
+def test_program_sees_the_same_by_asyncserver_run(command, way, options, words):
+    plain, ours = both(command, options, words, {"PYTHONPATH": ROOT}, RUN[way])
+    assert ours == plain
+
+
+@pytest.mark.parametrize("way", RUN)
+def test_asyncserver_run_serves_beside_a_compat_of_the_programs_own(command, way):
+    (command / "compat.py").write_text("word = 'mine'\n")
+    (command / "program.py").write_text("import compat\nprint(compat.word)\n" + IS_OURS)
+    arguments = [*RUN[way], "--threads", "2", "program.py"]
+    ended = python(command, *arguments, environment={"PYTHONPATH": ROOT})
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("mine\nTrue\n", "", 0)
+
+
+@pytest.mark.parametrize("way", RUN)
+def test_asyncserver_run_takes_a_program_from_standard_input(command, way):
+    program = IS_OURS + "print(sys.argv)\n"
+    ended = subprocess.run(
+        [sys.executable, *RUN[way], "-", "-m"], cwd=command, env=os.environ | {"PYTHONPATH": ROOT},
+        input=f"import sys\n{program}", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.stdout, ended.stderr) == ("True\n['-', '-m']\n", "")
 
 
 @pytest.mark.parametrize("words", [["-"], ["-", "-m", "a"]], ids=" ".join)
@@ -249,9 +295,9 @@ def test_children_run_on_compat_too(place, kind):
 def test_settings_reach_the_program_and_its_children(place):
     (place / "parent.py").write_text(
         "import os, subprocess, sys, socketserver\n"
-        "from compat import late\n"
+        "from compat import servers\n"
         "s = socketserver.TCPServer(('127.0.0.1', 0), None); s.server_close()\n"
-        "print(socketserver.BaseServer.process_request.__module__, late.engine().__name__, flush=True)\n"
+        "print(socketserver.BaseServer.process_request.__module__, servers.engine.Engine.__module__, flush=True)\n"
         "if sys.argv[1:]:\n"
         "    subprocess.call([sys.executable, sys.argv[0]])\n"
     )
@@ -259,7 +305,7 @@ def test_settings_reach_the_program_and_its_children(place):
         place, "-m", "compat", "--threads", "3", "parent.py", "again",
         environment={"PYTHONPATH": ROOT},
     )  # fmt: skip
-    assert ended.stdout == "compat.install compat.engine\n" * 2, ended.stderr
+    assert ended.stdout == "compat.patching compat.engine\n" * 2, ended.stderr
 
 
 def test_another_python_among_the_children_is_left_alone(place):
@@ -328,12 +374,13 @@ def test_program_that_uses_compat_itself_finds_the_same(place):
         "from compat import ThreadingTCPServer, threaded\n"
         "print(socketserver.BaseServer.serve_forever is compat.BaseServer.serve_forever)\n"
         "print(compat.__spec__.name, sys.modules['compat.servers'].TCPServer is compat.TCPServer)\n"
-        "print(sys.modules['compat.late'].engine.__module__, len(compat.__path__))\n"
-        "print(compat.late.handshakes() is sys.modules['compat.handshakes'])\n"  # so far not needed
+        "print(compat.servers.engine.engine_of.__module__, len(compat.__path__))\n"
+        "accept = compat.servers.handshakes.accept\n"  # so far not needed
+        "print(accept is sys.modules['compat.handshakes'].accept)\n"
     )
     ended = python(place, "-m", "compat", "program.py",
                    environment={"PYTHONPATH": ROOT})  # fmt: skip
-    assert (ended.stdout, ended.stderr) == ("True\ncompat True\ncompat.late 1\nTrue\n", "")
+    assert (ended.stdout, ended.stderr) == ("True\ncompat True\ncompat.engine 1\nTrue\n", "")
 
 
 @pytest.mark.parametrize("first", ["socketserver", "compat", "http.server"])
@@ -341,11 +388,12 @@ def test_there_is_one_compat_whoever_imports_it_first(place, first):
     (place / "program.py").write_text(
         f"import {first}, compat, socketserver\n"
         "print(socketserver.BaseServer.serve_forever is compat.BaseServer.serve_forever)\n"
-        "from compat import install, late, servers\n"
-        "print(vars(servers)['late'] is late, callable(install), type(late.at_home).__name__)\n"
+        "from compat import install, lazy_imports, servers\n"
+        "print(servers.load is lazy_imports.load, callable(install))\n"
+        "print(type(lazy_imports.at_home).__name__)\n"
     )
     ended = python(place, "-m", "compat", "program.py", environment={"PYTHONPATH": ROOT})
-    assert (ended.stdout, ended.stderr) == ("True\nTrue True Hook\n", "")
+    assert (ended.stdout, ended.stderr) == ("True\nTrue True\nHook\n", "")
 
 
 def test_python_2_name_first(place):
@@ -471,10 +519,10 @@ def test_what_was_imported_for_us_is_what_the_program_imports(place):
         "found = importlib.util.find_spec('logging')\n"
         "print('logging' in sys.modules, found.name, found.loader.get_source('logging') is not None)\n"
         "import logging, logging.handlers, collections.abc, compat\n"
-        "from compat import engine, late\n"
-        "print(late.logger() is logging.getLogger('asyncserver'), engine.logging is logging)\n"
+        "from compat import acceptor, servers\n"
+        "print(acceptor.logger is logging.getLogger('asyncserver'), acceptor.logging is logging)\n"
         "print(sys.modules['logging'] is logging, logging.__spec__.name, logging.handlers.logging is logging)\n"
-        "print(engine.Callable is collections.abc.Callable, engine is sys.modules['compat.engine'])\n"
+        "print(acceptor.Callable is collections.abc.Callable, acceptor is sys.modules['compat.acceptor'])\n"
         "print(type(logging.__spec__.loader).__name__)\n"
         "import importlib; importlib.reload(logging)\n"
     )

@@ -137,7 +137,7 @@ def test_exception_at_any_moment_of_waiting_lets_the_others_go_on(pool):
         first.join(10)
         second.join(10)
         assert not pool.jobs
-        assert not pool._bells
+        assert not pool._waiters
 
 
 def test_exception_at_any_moment_of_joining_leaves_a_job_that_can_be_joined(pool):

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 import pytest
 
 import asyncserver
-from asyncserver import SettingError
+from asyncserver import AddressError, ServerStateError, SettingError
+from asyncserver._server.run import refusing_to_run
+from tests.conftest import upper
 
 PROGRAM = """
 import asyncio, logging, sys
@@ -274,3 +276,66 @@ print("returned")
         check=False,
     )  # fmt: skip
     assert (process.returncode, process.stdout, process.stderr) == (0, "returned\n", "")
+
+
+UNTOLD = """
+import logging, sys
+import asyncserver
+{setup}
+
+async def upper(connection):
+    async for line in connection.lines():
+        await connection.send(line.upper())
+
+asyncserver.run(upper, "tcp://127.0.0.1:0", "unix://{path}", loop="{loop}", observers=[{observer}])
+"""
+TELLS = "lambda event: print(type(event).__name__, flush=True)"
+
+
+def stopped(setup: str, loop: str, path: str) -> tuple[int, str, str]:
+    """How such a program ends, that is asked to as soon as it listens, and what it has written."""
+    program = UNTOLD.replace("{setup}", setup).replace("{loop}", loop).replace("{path}", path)
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program.replace("{observer}", TELLS)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for _ in range(2):
+            assert process.stdout.readline() == "AddressBound\n"
+        process.terminate()
+        return ended(process)
+
+
+@loops
+def test_where_it_listens_is_said_to_who_has_not_set_up_logging(loop, directory):
+    status, _, err = stopped("", loop, f"{directory}/s")
+    expected = rf"listening on tcp://127.0.0.1:\d+\nlistening on unix://{directory}/s\n"
+    assert status == 0
+    assert re.fullmatch(expected, err), err
+
+
+@pytest.mark.parametrize(
+    ("setup", "said"),
+    [
+        ("logging.basicConfig(level='INFO', format='%(message)s')", 3),
+        ("logging.basicConfig()", 0),
+        ("logging.getLogger('asyncserver').addHandler(logging.NullHandler())", 0),
+        ("logging.getLogger('asyncserver').setLevel('WARNING')", 0),
+        ("logging.disable()", 0),
+        ("sys.stderr = None", 0),
+        ("sys.stderr = open(0, closefd=False)", 0),  # which cannot be written
+    ],
+)
+def test_where_it_listens_is_said_once_or_as_logging_says(setup, said, directory):
+    status, _, err = stopped(setup, "asyncio", f"{directory}/s")
+    assert (status, len(err.splitlines())) == (0, said), err
+
+
+def test_run_is_refused_while_its_program_is_imported():
+    with (
+        refusing_to_run("somebody imports this"),
+        pytest.raises(ServerStateError, match="somebody"),
+    ):
+        asyncserver.run(upper, "tcp://127.0.0.1:0")
+    with pytest.raises(AddressError):  # and not afterwards
+        asyncserver.run(upper, "nowhere")

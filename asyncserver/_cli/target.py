@@ -16,7 +16,8 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
-from asyncserver.errors import HandlerError
+from asyncserver._server.run import run
+from asyncserver.errors import HandlerError, ServerStateError
 
 __all__ = ("load",)
 
@@ -90,6 +91,8 @@ def _what_failed(place: str, exc: BaseException) -> str:
             "where Python looks" if sys.flags.safe_path else f"in {_here()} and where Python looks"
         )
         return f"{exc.msg} (looked {where})"
+    if isinstance(exc, ServerStateError):  # its own run(), which would bind its own addresses
+        return f"{place}: {exc}{_where(exc)}"
     if isinstance(exc, SyntaxError):
         return f"importing {place} failed: SyntaxError: {exc.msg} ({exc.filename}:{exc.lineno})"
     return f"importing {place} failed: {type(exc).__name__}: {exc}{_where(exc)}"
@@ -107,7 +110,7 @@ def _where(exc: BaseException) -> str:
     places = [
         f"{frame.filename}:{frame.lineno}"
         for frame in traceback.extract_tb(exc.__traceback__)
-        if frame.filename not in (__file__, importlib.__file__)
+        if frame.filename not in (__file__, importlib.__file__, run.__code__.co_filename)
         and not frame.filename.startswith("<frozen importlib")
     ]
     return f" ({' -> '.join(dict.fromkeys((places[0], places[-1])))})" if places else ""

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Literal, Unpack
@@ -17,8 +19,12 @@ from asyncserver._server.options import Options
 from asyncserver._server.server import DEFAULT_GRACE, Server
 from asyncserver._settings.checks import check_grace
 from asyncserver.errors import ServerStateError, SettingError
+from asyncserver.events import AddressBound, Event
 
-__all__ = ("hold_standard_descriptors", "loop_factory", "run", "serve")
+__all__ = ("hold_standard_descriptors", "loop_factory", "refusing_to_run", "run", "serve")
+
+logger = logging.getLogger("asyncserver")
+_refusal: str | None = None  # why `run` may not be called now
 
 
 async def serve(
@@ -57,7 +63,9 @@ def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
-    The first signal drains and `run` returns; the second aborts. In a thread other than the main
+    The first signal drains and `run` returns; the second aborts. Where logging is not set up, the
+    addresses that it listens on are said on stderr; with a handler for the logger "asyncserver", or a
+    level of its own, they are records (INFO) and nothing else. In a thread other than the main
     one there are no signals to listen to, and it serves until the server is closed.
 
     Args:
@@ -70,15 +78,42 @@ def run(
     Raises:
         SystemExit: 128 plus the signal's number, after a second signal.
         HandlerError, AddressError, SettingError, BindError: see `Server`.
-        ServerStateError: a loop is running in this thread already; `await serve(...)` there.
+        ServerStateError: a loop is running in this thread already; `await serve(...)` there. Or
+            `asyncserver serve` is importing the program that calls it.
 
     """
+    if _refusal is not None:
+        raise ServerStateError(
+            f'run() is called, though {_refusal}: write it under `if __name__ == "__main__":`'
+        )
     check_grace(grace)
     _check_no_loop_runs()
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         second = runner.run(_serve_until_signal(handler, addresses, grace, options))
     if second is not None:
         raise SystemExit(128 + second)
+
+
+@contextlib.contextmanager
+def refusing_to_run(why: str) -> Iterator[None]:
+    """Let nobody call `run` for the length of this."""
+    global _refusal  # noqa: PLW0603 - the process is one; the program may have threads
+    before, _refusal = _refusal, why
+    try:
+        yield
+    finally:
+        _refusal = before
+
+
+def _say_address(event: Event) -> None:
+    """Say where the server listens, to a person who has not set up logging."""
+    is_set_up = logger.hasHandlers() or logger.level or logger.manager.disable >= logging.INFO
+    if isinstance(event, AddressBound) and not is_set_up:
+        with contextlib.suppress(
+            OSError, ValueError, AttributeError
+        ):  # it is closed, or full, or None
+            sys.stderr.write(f"listening on {event.address}\n")
+            sys.stderr.flush()
 
 
 def _check_no_loop_runs() -> None:
@@ -138,6 +173,7 @@ async def _serve_until_signal(
 ) -> int | None:
     """Serve; return the number of the signal that aborted it, if one did."""
     received: list[int] = []
+    options["observers"] = (*options.get("observers", ()), _say_address)
     server = Server(handler, *addresses, **options)
 
     def stop(number: int) -> None:

@@ -142,12 +142,13 @@ class Hook:
         self.installed = True
         with self:
             # And not from `compat` itself, which the program may be about to import.
-            from compat import late
-            from compat.install import install
+            from compat import lazy_imports
+            from compat.patching import install
+            from compat.servers import prepare
 
-            late.at_home = self
+            lazy_imports.at_home = self
             install(threads=self.threads)
-            late.prepare()  # there may be other threads, which import, by the time of the first server
+            prepare()  # there may be other threads, which import, by the time of the first server
             if PYTHON_2 not in self.before:
                 del sys.modules[PYTHON_2]  # we answer for it
 

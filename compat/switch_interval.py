@@ -1,4 +1,4 @@
-"""How threads take turns when there are thousands.
+"""How often threads ask each other for the interpreter, when there are thousands of them.
 
 Whoever waits for the interpreter wakes up every few milliseconds to ask for it. Three thousand that do
 so, because their clients have vanished together, keep both processors busy with asking: a signal was
@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Final
 
-__all__ = ("at_work",)
+__all__ = ("adapt_to",)
 
 QUESTIONS: Final = 100_000  # in a second, of all threads together
 IN_A_RUSH: Final = 20_000  # the same, while many end
@@ -22,8 +22,8 @@ _usual = sys.getswitchinterval()
 _ours: float | None = None  # the interval that we have set
 
 
-def at_work(threads: int, *, ended: bool = False) -> None:
-    """Note how many threads are at work, one of which has just begun or ended."""
+def adapt_to(threads: int, *, ended: bool = False) -> None:
+    """Set the switch interval for so many threads, one of which has just begun or ended."""
     wanted = threads / QUESTIONS
     if wanted > _usual:
         _ask_every(threads / IN_A_RUSH if _is_rush(ended=ended) else wanted)

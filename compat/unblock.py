@@ -4,10 +4,10 @@ import contextlib
 import socket
 from typing import Any
 
-__all__ = ("wake",)
+__all__ = ("unblock",)
 
 
-def wake(request: Any = None) -> None:
+def unblock(request: Any = None) -> None:
     """Make a handler that waits for its peer see the end of the stream. Closing would not do it."""
     with contextlib.suppress(OSError, AttributeError):
         if isinstance(request, socket.socket):

@@ -7,17 +7,16 @@ import inspect
 import socket
 import socketserver
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
-
-from anyio._core._eventloop import claim_worker_thread, get_async_backend
 
 import asyncserver
 from asyncserver.embedding import DEFAULT_GRACE, BlockingHandler, HandlerAdapter, ServerView
 from asyncserver.events import HandlerFailed
-from compat.awaiting import call_in_thread
+from compat._cpython import reach_loop
 from compat.pool import Pool
-from compat.waking import wake
+from compat.to_thread import call_in_thread
+from compat.unblock import unblock
 
 __all__ = ("ServerFacade", "Threaded", "threaded")
 
@@ -133,7 +132,7 @@ class Threaded(HandlerAdapter):
         try:
             return _but_exit(await asyncio.shield(done))
         except asyncio.CancelledError:
-            wake(sock)
+            unblock(sock)
             await asyncio.shield(done)
             raise
 
@@ -155,7 +154,7 @@ class Threaded(HandlerAdapter):
     def _handle(
         self, sock: socket.socket, peer: asyncserver.PeerAddress, host: ServerFacade
     ) -> None:
-        with _reaching(host._loop):
+        with reach_loop(host._loop):
             arguments = (sock,) if self._is_function else (sock, peer, host)
             self._call(*arguments)
 
@@ -165,7 +164,7 @@ class Threaded(HandlerAdapter):
         peer: asyncserver.PeerAddress,
         host: ServerFacade,
     ) -> None:
-        with request[1], _reaching(host._loop):
+        with request[1], reach_loop(host._loop):
             request[1].settimeout(SEND_TIMEOUT)
             self._call(request, peer, host)
 
@@ -242,10 +241,3 @@ def _is_called_like_a_class(handler: Callable[..., object]) -> bool:
         f"{name} cannot be hosted in threads: give a socketserver handler class, or a function of"
         " a socket"
     )
-
-
-@contextlib.contextmanager
-def _reaching(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Make this thread one that `anyio.from_thread.run` works in; anyio has no public way to."""
-    with claim_worker_thread(get_async_backend("asyncio"), loop):
-        yield

@@ -9,12 +9,20 @@ import socketserver
 import sys
 from collections.abc import Iterator
 from types import FunctionType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from compat import late
+from compat.lazy_imports import lazy_module
 from compat.mixins import ForkingMixIn, ThreadingMixIn, run_in_pool
 from compat.pool import Job
 from compat.servers import BaseServer, TCPServer, UDPServer
+
+if TYPE_CHECKING:
+    import logging
+
+    from asyncserver import errors
+else:
+    logging = lazy_module("logging")
+    errors = lazy_module("asyncserver.errors")
 
 __all__ = ("install", "installed", "uninstall")
 
@@ -46,7 +54,7 @@ def install(*, threads: int | None = None) -> None:
 
     """
     if threads is not None and threads < 1:
-        raise late.errors().SettingError(f"threads is {threads!r}: write at least 1, or None")
+        raise errors.SettingError(f"threads is {threads!r}: write at least 1, or None")
     uninstall()
     for standard, mirror in MIRRORS.items():
         for name, value in vars(mirror).items():
@@ -95,7 +103,7 @@ def _process_request_in(threads: int) -> FunctionType:
     def process_request(self: Any, request: Any, client_address: Any) -> None:
         if vars(self).setdefault("_asyncserver_said", False) is False:
             vars(self)["_asyncserver_said"] = True
-            late.logger().warning(
+            logging.getLogger("asyncserver").warning(
                 "%s at %s handles up to %d requests at once, where its code says one at a time",
                 type(self).__name__, self.server_address, threads,
             )  # fmt: skip

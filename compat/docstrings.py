@@ -4,19 +4,19 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TypeVar
 
-__all__ = ("mirrors",)
+__all__ = ("copy_docstrings_from",)
 
 C = TypeVar("C", bound=type)
 
 
-def mirrors(standard: type | None) -> Callable[[C], C]:
+def copy_docstrings_from(standard: type | None) -> Callable[[C], C]:
     """Give a class, and those of its methods that `standard` has too, the docstrings of `standard`.
 
     Their signatures lose the types that the standard library's do not have, so that both are equal
     for whoever inspects them. Type checkers read the source.
     """
 
-    def dress(mirror: C) -> C:
+    def copy(mirror: C) -> C:
         if standard is None:  # this Python's socketserver has no such class
             return mirror
         mirror.__doc__ = standard.__doc__
@@ -27,4 +27,4 @@ def mirrors(standard: type | None) -> Callable[[C], C]:
                 function.__annotations__.clear()
         return mirror
 
-    return dress
+    return copy

@@ -10,15 +10,16 @@ from typing import Any, Final
 
 import anyio
 
+from compat.attributes import pool_of
+from compat.engine import engine_of
 from compat.pool import Job, Pool, join_all
-from compat.state import engine_of, pool_of
-from compat.waking import wake
+from compat.unblock import unblock
 
 __all__ = ("call_in_thread", "serve_in_thread")
 
 logger: Final = logging.getLogger("asyncserver")
 
-WAKE_GRACE: Final = 0.25  # seconds that a handler has to end, after its socket was shut down
+UNBLOCK_GRACE: Final = 0.25  # seconds that a handler has to end, after its socket was shut down
 _pool = Pool("asyncserver")
 
 
@@ -72,7 +73,7 @@ async def _stop(
     stopped.add_done_callback(_report)
     engine = engine_of(server)
     for last in (False, True):
-        seconds = WAKE_GRACE if last else grace
+        seconds = UNBLOCK_GRACE if last else grace
         pool = pool_of(server)
         jobs = [] if pool is None else list(pool.jobs)
         joined, _ = call_in_thread(_pool, join_all, jobs, seconds)
@@ -82,9 +83,9 @@ async def _stop(
             break
         if not last:
             for job in jobs:
-                wake(*job.args[:1])
+                unblock(*job.args[:1])
             if engine is not None:
-                engine.give_up()
+                engine.unblock()
     else:
         count = len(jobs) + (not done.done())
         logger.warning("serve(): %d threads did not end within the grace", count)

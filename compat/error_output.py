@@ -13,7 +13,7 @@ import time
 import traceback
 from typing import Any, Final
 
-__all__ = ("tell", "tell_rest")
+__all__ = ("print_exception", "print_left_out")
 
 PER_SECOND: Final = 10  # of one kind
 KINDS: Final = 100  # that are remembered
@@ -33,14 +33,14 @@ def _forget_lock() -> None:
 os.register_at_fork(after_in_child=_forget_lock)
 
 
-def tell(client_address: Any) -> None:
+def print_exception(client_address: Any) -> None:
     """Print what the standard library prints of the exception in hand, or count it.
 
     In one piece, so that threads do not print into each other's lines.
     """
     if _is_too_much():
         return
-    tell_rest()
+    print_left_out()
     print(
         f"{LINE}\nException occurred during processing of request from {client_address}\n"
         f"{traceback.format_exc()}{LINE}\n",
@@ -49,7 +49,7 @@ def tell(client_address: Any) -> None:
     )
 
 
-def tell_rest() -> None:
+def print_left_out() -> None:
     """Print how many were left out, if any were."""
     global _left_out
     with _lock:
