@@ -26,7 +26,7 @@ import asyncserver
 import compat
 from asyncserver import Address, Server
 from asyncserver.testing import Recorder, VirtualClockLoop
-from compat.state import SHUTDOWN_REQUEST
+from compat._cpython import SHUTDOWN_REQUEST
 
 # A shell that runs the tests in the background has Ctrl-C ignored, and every program that a test
 # starts would inherit that.

@@ -51,7 +51,7 @@ class Outbox:
         self._sock = sock
         self._send = send
         self._unread = Unread(sock) if sock.family == socket.AF_UNIX else None
-        self.watchful = self._unread is not None
+        self.watchful: bool = self._unread is not None
         self._lines: dict[Any, deque[Waiting]] = {}
         self._probes: dict[Any, socket.socket] = {}  # connected to the peers whose queues are full
         self._held: dict[Any, None] = {}  # lines that may go on when anybody has read something
@@ -84,7 +84,7 @@ class Outbox:
             self._lines[key].append(waiting)
         else:
             self._lines[key] = deque([waiting])
-            self.watchful: bool = True
+            self.watchful = True
             self._advance(key)
         timer = seconds and self._loop.call_later(seconds, _expire, sent, seconds)
         try:
