@@ -7,7 +7,7 @@ block; what they raise is logged, more and more rarely, and goes no further.
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 __all__ = (
     "AddressBound",
@@ -27,7 +27,7 @@ __all__ = (
     "ResourcesExhausted",
 )
 
-logger = logging.getLogger("asyncserver")
+logger: Final = logging.getLogger("asyncserver")
 
 Peer = tuple[str, int] | str
 

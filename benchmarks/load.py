@@ -243,7 +243,7 @@ def rare(target: Target, seconds: float, *, connections: int, rate: float) -> Sa
     hide that others would have had to wait.
     """
     choose = random.Random(1)
-    latencies = []
+    latencies: list[float] = []
     with ExitStack() as stack:
         free = _open_many(stack, target, connections)
         choose.shuffle(free)

@@ -150,6 +150,7 @@ def _client() -> Iterator[Callable[..., Sample]]:
     with ProcessPoolExecutor(1, get_context("spawn"), pin, (-1,)) as executor:
 
         def run(client: Any, target: Target, seconds: float, scenario: Scenario) -> Sample:
-            return executor.submit(client, target, seconds, **scenario.settings).result()
+            found: Sample = executor.submit(client, target, seconds, **scenario.settings).result()
+            return found
 
         yield run

@@ -16,7 +16,7 @@ from compat.waking import wake
 
 __all__ = ("call_in_thread", "serve_in_thread")
 
-logger = logging.getLogger("asyncserver")
+logger: Final = logging.getLogger("asyncserver")
 
 WAKE_GRACE: Final = 0.25  # seconds that a handler has to end, after its socket was shut down
 _pool = Pool("asyncserver")

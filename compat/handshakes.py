@@ -23,7 +23,7 @@ from typing import Any, Final
 
 __all__ = ("Handshake", "LateSocket", "accept", "put_off")
 
-logger = logging.getLogger("asyncserver")
+logger: Final = logging.getLogger("asyncserver")
 
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds, as asyncserver.Timeouts has it
 
@@ -175,12 +175,12 @@ class Handshake:
     def __init__(self, sock: LateSocket, resume_now: Callable[[], object]) -> None:
         self._timeout = sock.gettimeout()  # the user's: of setdefaulttimeout(), for instance
         seconds = HANDSHAKE_TIMEOUT if self._timeout is None else self._timeout
-        self.deadline = time.monotonic() + seconds
+        self.deadline: float = time.monotonic() + seconds
         self.resume_now = resume_now
-        self.fileno = sock.fileno()
+        self.fileno: int = sock.fileno()
         # Holds the descriptor, should a deadline of the user's close the socket meanwhile.
         self._held = sock.makefile("rb", buffering=0)
-        self.sock = sock.on_time()
+        self.sock: ssl.SSLSocket = sock.on_time()
         self.sock.setblocking(False)
 
     def step(self) -> int:

@@ -81,7 +81,7 @@ class ServerFacade:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.socket = sock
-        self.server_address = sock.getsockname()
+        self.server_address: Any = sock.getsockname()
         self.RequestHandlerClass = handler
         self.native = native
         self._loop = loop

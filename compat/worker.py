@@ -36,7 +36,7 @@ class Job(threading.Thread):
         super().__init__(daemon=daemon)
         self._started = _Started()
         self.target: Callable[..., object] | None = target
-        self.args = args
+        self.args: tuple[Any, ...] = args
         self.worker: Worker | None = None
         self.ends_thread = False  # it was its thread's last one
         self._claimed = threading.Lock()
@@ -142,7 +142,7 @@ class Worker:
 
     def __init__(self, pool: Employer, thread: Job) -> None:
         self.thread = thread
-        self.daemon = thread.daemon
+        self.daemon: bool = thread.daemon
         self.mail: SimpleQueue[Job | None] = SimpleQueue()
         self.given: Job | None = None
         self._pool = pool

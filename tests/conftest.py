@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import socketserver
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,8 +23,10 @@ import trustme
 import uvloop
 
 import asyncserver
+import compat
 from asyncserver import Address, Server
 from asyncserver.testing import Recorder, VirtualClockLoop
+from compat.state import SHUTDOWN_REQUEST
 
 # A shell that runs the tests in the background has Ctrl-C ignored, and every program that a test
 # starts would inherit that.
@@ -106,6 +109,39 @@ def url(request: pytest.FixtureRequest, directory: str) -> str:
         "tcp6": "tcp://[::1]:0",
         "unix": f"unix://{directory}/server.sock",
     }[request.param]
+
+
+@pytest.fixture(params=["standard", "compat"])
+def module(request: pytest.FixtureRequest) -> Any:
+    """`socketserver` or `compat`: the same names."""
+    return socketserver if request.param == "standard" else compat
+
+
+@pytest.fixture
+def forked() -> Callable[[Any, Callable[[Any], Any]], Any]:
+    """Serve in a process with one thread, since forking with more is what nobody should do."""
+
+    def run(server: Any, client: Any) -> Any:
+        with server:
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    signal.signal(
+                        signal.SIGTERM, lambda *_: setattr(server, SHUTDOWN_REQUEST, True)
+                    )
+                    server.serve_forever(poll_interval=0.01)
+                    server.server_close()
+                    status = 0
+                finally:
+                    os._exit(status)
+            try:
+                return client(server)
+            finally:
+                os.kill(pid, signal.SIGTERM)
+                assert os.waitpid(pid, 0)[1] == 0
+
+    return run
 
 
 # A StreamWriter; but its transport can also be told not to read, which its type does not know.

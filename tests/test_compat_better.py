@@ -24,8 +24,8 @@ from compat import telling, turns
 from compat.pool import Job, Pool
 from compat.state import engines_of
 from tests.conftest import TLS
+from tests.dropin import ANY, Upper, ask, over, serving
 from tests.test_compat_programs import UpperDatagram
-from tests.test_compat_rows import ANY, Upper, ask, over, serving
 
 
 class Waits(socketserver.StreamRequestHandler):
@@ -109,7 +109,7 @@ def test_shutdown_from_a_signal_handler(kind):
             signal.signal(signal.SIGUSR1, before)
 
 
-def test_r24_server_close_in_a_threaded_handler_does_not_wait_for_itself():
+def test_server_close_in_a_threaded_handler_does_not_wait_for_itself():
     closed = threading.Event()
 
     class Handler(Upper):
@@ -126,7 +126,7 @@ def test_r24_server_close_in_a_threaded_handler_does_not_wait_for_itself():
 # -- threads ---------------------------------------------------------------------------------------
 
 
-def test_r5_threads_are_daemon_as_the_server_says():
+def test_threads_are_daemon_as_the_server_says():
     class Handler(compat.StreamRequestHandler):
         def handle(self):
             self.wfile.write(str(threading.current_thread().daemon).encode())
@@ -140,7 +140,7 @@ def test_r5_threads_are_daemon_as_the_server_says():
 
 
 @pytest.mark.parametrize("module", [socketserver, compat])
-def test_r5_server_close_does_not_wait_for_daemon_threads(module):
+def test_server_close_does_not_wait_for_daemon_threads(module):
     inside, leave = threading.Event(), threading.Event()
     threads = []
 
@@ -162,7 +162,7 @@ def test_r5_server_close_does_not_wait_for_daemon_threads(module):
     threads[0].join(10)
 
 
-def test_r5_process_with_a_blocked_daemon_handler_exits():
+def test_process_with_a_blocked_daemon_handler_exits():
     program = """
 import compat, socket, threading
 class Handler(compat.BaseRequestHandler):
@@ -193,7 +193,7 @@ job.join()
     assert time.monotonic() - start < 9  # an idle thread stays for 10 s
 
 
-def test_r6_close_timeout_wakes_a_handler_that_waits_for_its_peer(caplog):
+def test_close_timeout_wakes_a_handler_that_waits_for_its_peer(caplog):
     with serving(compat.ThreadingTCPServer(ANY, Waits)) as server:
         server.close_timeout = 0.05
         with waiting_client(server) as client:
@@ -204,7 +204,7 @@ def test_r6_close_timeout_wakes_a_handler_that_waits_for_its_peer(caplog):
     assert not caplog.records  # it did end
 
 
-def test_r4_at_max_threads_clients_wait_in_the_backlog():
+def test_at_max_threads_clients_wait_in_the_backlog():
     class Server(compat.ThreadingTCPServer):
         max_threads = 2
         accepted = 0
@@ -232,7 +232,7 @@ def test_max_threads_must_be_at_least_one():
             server.serve_forever()
 
 
-def test_r7_max_idle_threads_0_gives_every_request_a_fresh_thread():
+def test_max_idle_threads_0_gives_every_request_a_fresh_thread():
     local = threading.local()
 
     class Handler(compat.StreamRequestHandler):
@@ -271,7 +271,7 @@ def test_pool_uses_a_thread_again_and_starts_one_for_whoever_comes():
     pool.retire()
 
 
-def test_r7_memory_of_requests_is_flat():
+def test_memory_of_requests_is_flat():
     """The list that `server_close` joins forgets who has finished."""
     longest = 0
     with serving(compat.ThreadingTCPServer(ANY, Upper)) as server:
@@ -286,7 +286,7 @@ def test_r7_memory_of_requests_is_flat():
 # -- exhaustion ------------------------------------------------------------------------------------
 
 
-def test_r21_out_of_descriptors_does_not_spin(monkeypatch, caplog):
+def test_out_of_descriptors_does_not_spin(monkeypatch, caplog):
     calls = []
     enough = threading.Event()
 
@@ -307,7 +307,7 @@ def test_r21_out_of_descriptors_does_not_spin(monkeypatch, caplog):
     ]
 
 
-def test_r21_each_time_that_descriptors_run_out_is_told_once(caplog):
+def test_each_time_that_descriptors_run_out_is_told_once(caplog):
     class Server(compat.TCPServer):
         turns = 0
         fails = True
@@ -361,7 +361,7 @@ def test_listener_closed_while_serving_is_asked_once_and_never_again():
         assert server.asked == asked
 
 
-def test_r19_backlog_is_longer_unless_somebody_said_so():
+def test_backlog_is_longer_unless_somebody_said_so():
     with compat.TCPServer(ANY, Upper) as server:
         assert server.request_queue_size == 128
         assert type(server).request_queue_size == 5
@@ -418,7 +418,7 @@ print(os.read(reader, 10).decode())  # server_close may have reaped it, as waitp
 """
 
 
-def test_r17_forking_has_no_threads_no_warnings_and_keeps_to_max_children():
+def test_forking_has_no_threads_no_warnings_and_keeps_to_max_children():
     program = FORKING.format(module="compat")
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
@@ -434,7 +434,7 @@ def test_r17_forking_has_no_threads_no_warnings_and_keeps_to_max_children():
 
 @pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
 @pytest.mark.parametrize("way", ["listener", "get_request", "verified"])
-def test_r14_silent_tls_clients_hold_up_nobody(kind, way, tls: TLS):
+def test_silent_tls_clients_hold_up_nobody(kind, way, tls: TLS):
     class Server(getattr(compat, kind)):  # type: ignore[misc]
         verified: list[Any] = []
 

@@ -34,10 +34,8 @@ import compat
 from compat import bells, engine
 from compat.state import engines_of
 from tests.conftest import TLS, descriptors
+from tests.dropin import ANY, Upper, ask, over, serving, stop
 from tests.test_compat_programs import UpperDatagram
-from tests.test_compat_rows import ANY, Upper, ask, module, over, serving, stop
-
-__all__ = ("module",)  # a fixture
 
 SOON = 10.0  # seconds; a guard, and no promise
 

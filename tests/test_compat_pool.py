@@ -18,8 +18,8 @@ import compat
 from compat import pool as pool_module
 from compat import worker as worker_module
 from compat.pool import Job, Pool, join_all
+from tests.dropin import ANY, Upper, ask, serving
 from tests.test_compat_engine import run, wait_until
-from tests.test_compat_rows import ANY, Upper, ask, serving
 
 OURS = (pool_module.__file__, worker_module.__file__, threading.__file__)
 

@@ -18,7 +18,7 @@ import pytest
 
 import asyncserver
 import compat
-from tests.test_compat_rows import ANY, Upper, ask, serving
+from tests.dropin import ANY, Upper, ask, serving
 
 BASE = """
 class Handler(socketserver.BaseRequestHandler):

@@ -1,8 +1,11 @@
 """The TLS layer alone, between a transport and a protocol of the tests, and a client in memory."""
 
 import asyncio
+import gc
 import os
+import socket
 import ssl
+from array import array
 
 import pytest
 
@@ -121,8 +124,9 @@ async def test_alert_goes_out_before_a_failed_handshake_closes(tls: TLS):
     below.layer = layer = TLSTransport(tls.server)
     layer.connection_made(below)
     layer.data_received(b"\x16\x03\x01\x00\x05hello")
-    with pytest.raises(HandshakeError):
+    with pytest.raises(HandshakeError) as raised:
         await layer.handshake()
+    assert isinstance(raised.value.__cause__, ssl.SSLError)
     assert below.take()[:1] == b"\x15"  # RFC 8446, section 5.1: alert
     assert below.state == "closed"
 
@@ -386,14 +390,76 @@ async def test_paused_protocol_can_end_what_was_reset(end, tls: TLS, peer):
     assert above.calls == [("lost", error)]
 
 
-async def test_reset_between_handshake_and_protocol(tls: TLS, peer):
+@pytest.mark.parametrize("error", [ConnectionResetError(), None])
+async def test_loss_between_handshake_and_protocol(error, tls: TLS, peer):
     below, layer = await shake(tls.server, peer)
     layer.data_received(peer.say(b"hello"))
-    error = ConnectionResetError()
     below.lose(error)
     above = put_on(layer, Above())
     await turns()
     assert above.calls == [5, ("lost", error)]
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_protocol_that_leaves_when_it_comes_is_told_of_the_end(end, tls: TLS, peer):
+    class Leaving(Above):
+        def connection_made(self, transport) -> None:
+            getattr(transport, end)()
+
+    below, layer = await shake(tls.server, peer)
+    layer.data_received(peer.say(b"hello"))
+    above = put_on(layer, Leaving())
+    assert below.is_closing()
+    await turns()
+    assert above.calls == [("lost", None)]
+
+
+async def test_reset_behind_a_cut_end_that_nobody_has_heard_of(tls: TLS, peer):
+    below, layer = await shake(tls.server, peer)
+    above = put_on(layer, Above())
+    layer.pause_reading()
+    layer.data_received(peer.say(b"hello"))
+    layer.eof_received()
+    error = ConnectionResetError()
+    below.lose(error)
+    layer.resume_reading()
+    await turns()
+    assert above.calls == [5, "eof", ("lost", error)]
+    assert layer.truncated
+
+
+async def test_force_close_is_an_abort_that_says_why(tls: TLS, peer):
+    """As `loop.sendfile` does, and TLS inside TLS."""
+    below, layer = await shake(tls.server, peer)
+    above = put_on(layer, Above())
+    layer._force_close(error := OSError("why"))
+    layer._force_close(OSError("not again"))
+    assert below.state == "aborted"
+    await turns()
+    assert above.calls == [("lost", error)]
+
+
+async def test_protocol_that_will_not_stay_closes(tls: TLS, peer):
+    below, layer = await shake(tls.server, peer)
+    above = put_on(layer, Above())
+    above.keep_open = False
+    layer.data_received(peer.say_close_notify())
+    assert below.state == "closed"
+    await turns()
+    assert above.calls == ["eof", ("lost", None)]
+
+
+async def test_close_behind_our_own_end(tls: TLS, peer):
+    below, layer = await shake(tls.server, peer)
+    put_on(layer, Above())
+    layer.write_eof()
+    layer.write_eof()
+    assert peer.hear(below.take()) == b""
+    layer.close()
+    assert below.state == "closed"
+    assert not below.written
+    layer.write(b"too late")
+    assert not below.written
 
 
 # -- records without data -------------------------------------------------------------------------
@@ -456,6 +522,93 @@ async def test_empty_records_end_the_connection(tls: TLS, peer):
     assert isinstance(above.calls[0][1], ssl.SSLError)
 
 
+async def test_answers_that_are_read_end_nothing(tls: TLS, peer):
+    """Whether they go at once, or when the transport below takes more."""
+    below, layer = await shake(tls.server, peer)
+    above = put_on(layer, Above())
+    by_hand = peer.records()
+    for number in range(500):
+        layer.data_received(by_hand.key_update(answer=True) + by_hand.data(b"x"))
+        if number > 200 and number % 100 == 0:
+            layer.pause_writing()
+        elif number > 200 and number % 100 == 90:
+            layer.resume_writing()
+        await turns(2)
+    assert below.state == "open"
+    assert len(above.data) == 500
+
+
+async def test_nothing_is_answered_behind_our_end(tls: TLS, peer):
+    below, layer = await shake(tls.server, peer)
+    above = put_on(layer, Above())
+    by_hand = peer.records()
+    layer.write_eof()
+    below.take()
+    layer.data_received(by_hand.key_update(answer=True) + by_hand.data(b"x"))
+    await turns()
+    assert above.calls == [1]
+    assert not below.written
+
+
+# -- what asyncio's transports know ---------------------------------------------------------------
+
+
+async def test_extra_info(tls: TLS, peer):
+    _, layer = await shake(tls.server, peer)
+    ssl_object = layer.get_extra_info("ssl_object")
+    assert layer.get_extra_info("sslcontext") is tls.server
+    assert layer.get_extra_info("cipher") == ssl_object.cipher()
+    assert layer.get_extra_info("peercert", "none") is None
+    assert layer.get_extra_info("compression", "none") is None
+    assert layer.get_extra_info("peername", "below's") == "below's"
+
+
+async def test_protocol_is_the_one_above_once_there_is_one(tls: TLS, peer):
+    _, layer = await shake(tls.server, peer)
+    assert layer.get_protocol() is layer
+    above = put_on(layer, Above())
+    assert [layer.get_protocol()] == [above]
+    layer.set_protocol(second := Above())
+    layer.data_received(peer.say(b"hello"))
+    assert second.data == b"hello"
+    assert not above.calls
+
+
+@pytest.mark.parametrize("count", [3, TURN])
+async def test_items_are_written_as_bytes(count, tls: TLS, peer):
+    below, layer = await shake(tls.server, peer)
+    put_on(layer, Above())
+    items = array("I", range(count))
+    layer.write(memoryview(items))
+    layer.writelines([b"be", b"hind"])
+    await until(lambda: not layer.get_write_buffer_size())
+    assert peer.hear(below.take()) == items.tobytes() + b"behind"
+
+
+async def test_failure_to_encrypt_ends_the_connection(tls: TLS, peer):
+    below, layer = await shake(tls.server, peer)
+    above = put_on(layer, Above())
+    with pytest.raises(ssl.SSLError):
+        layer.get_extra_info("ssl_object").unwrap()  # behind our back
+    layer.write(b"hello")
+    assert below.state == "aborted"
+    await turns()
+    [(lost, error)] = above.calls
+    assert lost == "lost"
+    assert isinstance(error, ssl.SSLError)
+
+
+async def test_nothing_is_delivered_while_the_transport_below_closes(tls: TLS, peer):
+    below, layer = await shake(tls.server, peer)
+    above = put_on(layer, Above())
+    layer.pause_reading()
+    layer.data_received(peer.say(b"hello"))
+    below.close()
+    layer.resume_reading()
+    await turns()
+    assert above.calls == [("lost", None)]
+
+
 # -- the handshake --------------------------------------------------------------------------------
 
 
@@ -467,6 +620,70 @@ async def test_tickets_wait_for_the_first_answer(tls: TLS, peer):
     assert peer.hear(below.take()) == b"answer"
     assert peer.tls.session is not None
     assert peer.tls.session.has_ticket
+
+
+class Socket:
+    """What a transport's own looks like, which writes down the options that are set."""
+
+    def __init__(self, family: socket.AddressFamily) -> None:
+        self.family = family
+        self.options: list[tuple[int, int, int]] = []
+
+    def setsockopt(self, *option: int) -> None:
+        self.options.append(option)  # type: ignore[arg-type]
+        raise OSError("not every kernel has it")
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET6, socket.AF_UNIX])
+async def test_end_of_the_handshake_is_acknowledged_at_once(family, tls: TLS, peer, monkeypatch):
+    sock = Socket(family)
+    monkeypatch.setattr(Below, "get_extra_info", lambda *_: sock)
+    await shake(tls.server, peer)
+    quick = (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    assert sock.options == ([] if family == socket.AF_UNIX else [quick])
+
+
+async def test_handshake_that_was_lost_before_its_turn_is_not_gone_on_with(tls: TLS, peer):
+    wrong: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+    below = Below()
+    below.layer = layer = TLSTransport(tls.server)
+    layer.connection_made(below)
+    layer.data_received(peer.shake())
+    await turns()
+    layer.data_received(peer.shake(below.take()))  # all that it needs
+    below.lose(ConnectionResetError("reset"))
+    await turns()
+    with pytest.raises(HandshakeError, match="lost: reset"):
+        await layer.handshake()
+    assert wrong == []
+
+
+async def test_handshake_that_fails_and_nobody_waits_for_is_no_news(tls: TLS):
+    wrong: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+    below = Below()
+    below.layer = layer = TLSTransport(tls.server)
+    layer.connection_made(below)
+    layer.data_received(b"rubbish")
+    await turns()
+    assert below.state == "closed"
+    del below, layer
+    gc.collect()
+    assert wrong == []
+
+
+async def test_handshake_that_is_cancelled_aborts(tls: TLS):
+    below = Below()
+    below.layer = layer = TLSTransport(tls.server)
+    layer.connection_made(below)
+    waiting = asyncio.create_task(layer.handshake())
+    await turns(1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert below.state == "aborted"
+    await turns()
 
 
 async def test_endless_hello_is_refused_and_never_piled_up(tls: TLS):

@@ -66,6 +66,8 @@ class Peer:
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
         self.shaken = False
         self.ended = False
+        self.said_close_notify = False
+        self.alert = ""  # what OpenSSL calls the one that came
 
     def shake(self, received: bytes = b"") -> bytes:
         self._incoming.write(received)
@@ -80,6 +82,7 @@ class Peer:
         return self._outgoing.read()
 
     def say_close_notify(self) -> bytes:
+        self.said_close_notify = True
         with contextlib.suppress(ssl.SSLError):
             self.tls.unwrap()
         return self._outgoing.read()
@@ -96,6 +99,10 @@ class Peer:
             pass
         except ssl.SSLZeroReturnError:
             self.ended = True
+        except ssl.SSLError as exc:
+            if "ALERT" not in exc.reason:
+                raise
+            self.alert = exc.reason
         return heard
 
     def records(self, sent: int = 0) -> Records:
@@ -143,15 +150,17 @@ class Below(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.state not in ("open", "shut")
 
-    def lose(self, exc: Exception) -> None:
+    def lose(self, exc: Exception | None) -> None:
         self.state = "lost"
         self.layer.connection_lost(exc)
 
     def pause_reading(self) -> None:
         assert self.reading
+        assert not self.is_closing()
         self.reading = False
 
     def resume_reading(self) -> None:
+        assert not self.is_closing()
         self.reading = True
 
     def is_reading(self) -> bool:

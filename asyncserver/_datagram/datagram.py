@@ -74,8 +74,8 @@ class Datagram:
         raw_peer: Any,
         control: Control,
     ) -> None:
-        self.data = data
-        self.truncated = truncated
+        self.data: bytes = data
+        self.truncated: bool = truncated
         self._endpoint = endpoint
         self._raw_peer = raw_peer
         self._control = control
@@ -164,7 +164,7 @@ class DatagramEndpoint:
         take: Callable[[Datagram], bool],
         among: Sequence["DatagramEndpoint"],
     ) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.socket = sock
         self.write_timeout = write_timeout
         self._take = take
@@ -172,16 +172,16 @@ class DatagramEndpoint:
         self._size = size
         self._reading = False
         # The kernel keeps a relative path as it was given to bind(2).
-        self.name = address.path if address.is_unix else sock.getsockname()
+        self.name: Any = address.path if address.is_unix else sock.getsockname()
         self._asks = not address.is_unix and has_many(self.name[0])
         if self._asks:
             ask(sock)
-        self.outbox = Outbox(sock, self.try_send)
+        self.outbox: Outbox = Outbox(sock, self.try_send)
         self._steps = 0  # of this turn of the loop
-        self.received = 0
-        self.sent = 0
-        self.dropped = 0
-        self.truncated = 0
+        self.received: int = 0
+        self.sent: int = 0
+        self.dropped: int = 0
+        self.truncated: int = 0
 
     def start(self) -> None:
         """Receive from now on."""

@@ -6,7 +6,7 @@ stands in `kinds`.
 
 import io
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Protocol
 
 from asyncserver._datagram.datagram import Datagram
@@ -24,6 +24,8 @@ __all__ = (
     "ServerView",
     "StreamRequestHandler",
 )
+
+Octets = bytes | bytearray | memoryview
 
 
 class ServerView(Protocol):
@@ -86,8 +88,8 @@ class StreamRequestHandler(BaseRequestHandler):
     request: Connection
 
     async def setup(self) -> None:
-        self.rfile = StreamReadFile(self.request)
-        self.wfile = StreamWriteFile(self.request)
+        self.rfile: StreamReadFile = StreamReadFile(self.request)
+        self.wfile: StreamWriteFile = StreamWriteFile(self.request)
 
 
 class DatagramRequestHandler(BaseRequestHandler):
@@ -105,9 +107,9 @@ class DatagramRequestHandler(BaseRequestHandler):
     request: Datagram
 
     async def setup(self) -> None:
-        self.packet = self.request.data
-        self.rfile = DatagramReadFile(self.packet)
-        self.wfile = DatagramWriteFile()
+        self.packet: bytes = self.request.data
+        self.rfile: DatagramReadFile = DatagramReadFile(self.packet)
+        self.wfile: DatagramWriteFile = DatagramWriteFile()
 
     async def finish(self) -> None:
         reply = self.wfile.getvalue()
@@ -119,10 +121,10 @@ class StreamReadFile:
     """What has been received, as a file to await."""
 
     def __init__(self, connection: Connection) -> None:
-        self.read = connection.read
-        self.readline = connection.readline
-        self.readexactly = connection.readexactly
-        self.readuntil = connection.readuntil
+        self.read: Callable[..., Coroutine[Any, Any, bytes]] = connection.read
+        self.readline: Callable[[], Coroutine[Any, Any, bytes]] = connection.readline
+        self.readexactly: Callable[[int], Coroutine[Any, Any, bytes]] = connection.readexactly
+        self.readuntil: Callable[..., Coroutine[Any, Any, bytes]] = connection.readuntil
         self._lines = connection.lines
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -133,9 +135,9 @@ class StreamWriteFile:
     """What is to be sent, as a file to await."""
 
     def __init__(self, connection: Connection) -> None:
-        self.write = connection.send
+        self.write: Callable[[Octets], Coroutine[Any, Any, None]] = connection.send
 
-    async def writelines(self, lines: Iterable[bytes | bytearray | memoryview]) -> None:
+    async def writelines(self, lines: Iterable[Octets]) -> None:
         """Send all `lines`; as in `io`, none gets a newline added."""
         await self.write(b"".join([octets("writelines()", line) for line in lines]))
 
@@ -168,7 +170,7 @@ class DatagramWriteFile:
     def __init__(self) -> None:
         self._file = io.BytesIO()
 
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
+    async def write(self, data: Octets) -> None:
         """Append to the reply."""
         self._file.write(octets("write()", data))
 

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from asyncserver import events
 from asyncserver._listen.address import Address
-from asyncserver._settings.checks import check_files, check_flag, check_kind, check_mode
+from asyncserver._settings.checks import check_flag, check_kind, check_mode
 from asyncserver._settings.limits import Limits, Timeouts
 from asyncserver._tls.certificate import check_certificate
 from asyncserver._tls.context import TLSSource, server_context
@@ -60,7 +60,6 @@ def check_options(
     check_kind("timeouts", timeouts, Timeouts)
     check_mode(mode)
     check_flag("reuse_port", reuse_port)
-    check_files(tls)
     if tls is None:
         return None
     context = server_context(tls, tickets=tickets)

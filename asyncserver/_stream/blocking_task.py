@@ -14,7 +14,7 @@ from asyncserver._settings.context import ServerContext
 from asyncserver._stream.blocking import hosted
 from asyncserver._stream.faults import told
 from asyncserver._stream.task import ConnectionTask
-from asyncserver._tls.transport import shake_hands
+from asyncserver._tls.handshake import shake_hands
 from asyncserver.errors import DeadlineExceededError, HandshakeError
 
 __all__ = ("BlockingTask",)

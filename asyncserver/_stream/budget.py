@@ -33,7 +33,7 @@ class TurnBudget:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._spenders = 0  # in this turn
-        self.budget = BUDGET
+        self.budget: int = BUDGET
 
     def spent(self) -> None:
         """Note that a connection has spent what it had, and waits for the next turn."""

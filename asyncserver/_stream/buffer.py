@@ -31,7 +31,7 @@ class ReceiveBuffer:
         self._start = 0  # the first byte not yet taken
         self._searched = 0  # no separator begins before this
         self._sought = b""  # the separator that _searched speaks of
-        self.skipping = b""
+        self.skipping: bytes = b""
 
     @property
     def size(self) -> int:

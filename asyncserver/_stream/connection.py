@@ -74,8 +74,8 @@ class Connection(Reader, ByteStream):
         super().__init__(protocol, limits)
         self._timeouts = timeouts
         self._draining: DrainEvent | None = None  # made when somebody asks for it
-        self.closed_by_handler = False
-        self.peer = peer
+        self.closed_by_handler: bool = False
+        self.peer: PeerAddress = peer
 
     def __repr__(self) -> str:
         receiving, sending = self._protocol.receiving.value, self._protocol.sending.value
@@ -110,11 +110,18 @@ class Connection(Reader, ByteStream):
         """Tell the peer that nothing more will be sent; reading goes on.
 
         Over TLS this is a close_notify (RFC 8446, section 6.1).
+
+        Raises:
+            ConnectionBusyError: `start_tls` is at work, in another task.
+            ConnectionBrokenError, ConnectionClosedError: as in `send`.
+
         """
         protocol = self._protocol
         if protocol.closed or protocol.lost:
             raise self._why_not()
         check_loop(protocol.loop, "connection")
+        if protocol.sending is Sending.UPGRADING:
+            raise ConnectionBusyError("encrypting")
         if protocol.sending is OPEN:
             protocol.shut()
 

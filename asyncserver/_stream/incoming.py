@@ -47,16 +47,16 @@ class ReceivingHalf(Stepper, asyncio.Protocol):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, high: int, turn_budget: TurnBudget) -> None:
         super().__init__(loop)
-        self.buffer = ReceiveBuffer()
-        self.received = 0
-        self.receiving = Receiving.OPEN
-        self.asked = Asked.NO
-        self.turn_budget = turn_budget
-        self.budget = turn_budget.budget
-        self.answered = True
-        self.iterating = False
-        self.messages = 0
-        self.consumed = 0
+        self.buffer: ReceiveBuffer = ReceiveBuffer()
+        self.received: int = 0
+        self.receiving: Receiving = Receiving.OPEN
+        self.asked: Asked = Asked.NO
+        self.turn_budget: TurnBudget = turn_budget
+        self.budget: int = turn_budget.budget
+        self.answered: bool = True
+        self.iterating: bool = False
+        self.messages: int = 0
+        self.consumed: int = 0
         self.error: Exception | None = None
         self._high = high
         self._paused = False

@@ -40,7 +40,7 @@ class Reader:
     def __init__(self, protocol: StreamProtocol, limits: Limits) -> None:
         self._protocol = protocol
         self._limits = limits
-        self.standard_compatible = False
+        self.standard_compatible: bool = False
 
     async def receive(self, max_bytes: int = CHUNK) -> bytes:
         """Return what has arrived, at least one byte and at most `max_bytes`.

@@ -126,8 +126,8 @@ class Stepper(Coroutine[Any, Any, Any]):
     task: "asyncio.Task[Any]"
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.stepping = False
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.stepping: bool = False
         self.task = None  # type: ignore[assignment] # nothing is stepped yet
         self.wakeup: Callable[..., object] | None = None
         self._cancelled: asyncio.CancelledError | None = None

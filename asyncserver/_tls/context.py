@@ -9,6 +9,7 @@ import os
 import ssl
 from collections.abc import Sequence
 
+from asyncserver._settings.checks import check_files
 from asyncserver._tls.engine import reason
 from asyncserver.errors import SettingError
 
@@ -31,10 +32,11 @@ def server_context(source: TLSSource, *, tickets: bool = True) -> ssl.SSLContext
             sends that closes without reading. Without them each connection shakes hands in full.
 
     Raises:
-        SettingError: a file is missing or unreadable, or the key does not belong to the
-            certificate.
+        SettingError: it is neither, a file is missing or unreadable, or the key does not belong to
+            the certificate.
 
     """
+    check_files(source)
     if isinstance(source, ssl.SSLContext):
         if source.protocol == ssl.PROTOCOL_TLS_CLIENT:
             raise SettingError(
