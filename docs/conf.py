@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: `sphinx-build -W -n docs docs/_build`, with the extra `docs`."""  # noqa: INP001 - Sphinx reads it by its path
+"""How Sphinx builds these pages: `sphinx-build -W docs docs/_build`, with the extra `docs`."""  # noqa: INP001 - Sphinx reads it by its path
 
 import sys
 from pathlib import Path

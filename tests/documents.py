@@ -32,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if not path.parent.name.startswith("_")  # what Sphinx makes
 }
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PORT = "9999"  # in the pages; whoever tries them out has it free

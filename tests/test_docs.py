@@ -62,6 +62,7 @@ def test_a_page_says_how_to_try_each_program(name):
     assert program.commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "loop"), RUNS)
 def test_a_program_does_what_the_page_says(name, loop, directory, request):
     program = PROGRAMS[name]
@@ -91,6 +92,7 @@ def test_importing_a_program_serves_nothing(name, directory, monkeypatch):
 # -- what else the pages say -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_program_for_systemd_takes_its_sockets_and_says_that_it_is_ready(directory):
     (program,) = (each for each in PROGRAMS.values() if each.name == "activated.py")
     Path(directory, program.name).write_text(program.source)

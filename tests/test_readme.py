@@ -28,6 +28,7 @@ def test_the_commands_that_ci_looks_for_stand_in_it():
     assert re.search(r"^python3 -m venv .* -m benchmarks$", README, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_commands_run_a_server_and_talk_to_it(directory):
     serve, send = re.findall(r"```sh\n(.*)\n```", README)[:2]
     preparation, _, serve = serve.rpartition("&& ")
