@@ -84,7 +84,7 @@ class Outbox:
             self._lines[key].append(waiting)
         else:
             self._lines[key] = deque([waiting])
-            self.watchful: bool = True
+            self.watchful = True
             self._advance(key)
         timer = seconds and self._loop.call_later(seconds, _expire, sent, seconds)
         try:
