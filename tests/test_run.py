@@ -15,6 +15,8 @@ import pytest
 import asyncserver
 from asyncserver import SettingError
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import asyncio, logging, sys
 import asyncserver
