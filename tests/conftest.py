@@ -56,6 +56,14 @@ def pytest_asyncio_loop_factories(
     return LOOPS
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What repeats on the loop in debug mode is not on the fast path: `-m "not slow"`."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and "debug" in callspec.id.split("-"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def directory() -> Iterator[str]:
     """A directory whose path is short enough for a Unix socket."""

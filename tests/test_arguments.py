@@ -287,6 +287,7 @@ async def test_a_message_has_a_deadline_however_it_trickles(read, recorder):
     assert recorder.of(DeadlineExpired)[0].deadline == "message"
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio(loop_factories=["virtual"])
 async def test_many_messages_may_take_longer_than_one_may():
     async def handler(connection):

@@ -61,6 +61,7 @@ def run(client, what, settings, certificate=""):
     return found
 
 
+@pytest.mark.slow
 def test_a_run_gives_figures_of_both():
     for client, what, settings in (
         (closed_loop, "lines", {"connections": 2, "message": b"hello\n", "rate": 1000.0}),
@@ -74,6 +75,7 @@ def test_a_run_gives_figures_of_both():
             assert sample["rate"] > 0
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start_is_named_and_the_rest_goes_on():
     found = run(closed_loop, "no such work", {"connections": 1, "message": b"x\n"})
     assert "asyncserver failed" in found.error or "Threading failed" in found.error
@@ -94,6 +96,7 @@ def test_fair_is_who_keeps_neither_the_good_client_nor_the_timer_waiting():
     assert not result(late=0.06).kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("server", "over", "shape"),
     [
@@ -116,6 +119,7 @@ def test_a_flood_gives_figures(server, over, shape, directory, tls):
     assert found.memory > 1
 
 
+@pytest.mark.slow
 def test_a_flooded_server_that_does_not_start_is_told(directory):
     order = Order("uvloop", "tls", "lines", 1, directory, f"{directory}/missing.pem")
     with pytest.raises(ConnectionError, match="ended"):

@@ -152,6 +152,7 @@ PAIRS = tuple(itertools.product(HAPPENS, repeat=2))
 SCRIPTS = [(), *((step,) for step in HAPPENS), *PAIRS, *(("data", *pair) for pair in PAIRS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", DOES)
 async def test_a_handler_is_cancelled_as_a_plain_task_is(first):
     cases = list(

@@ -25,6 +25,8 @@ from asyncserver._cli import main as cli
 from asyncserver._listen import bind as listeners
 from tests.conftest import TLS
 
+pytestmark = pytest.mark.slow
+
 PYTHON = [sys.executable, "-W", "error"]
 
 HANDLERS = """

@@ -179,6 +179,7 @@ client.recv(1)
     assert result.returncode == 0
 
 
+@pytest.mark.slow
 def test_idle_threads_do_not_keep_the_process():
     program = """
 from compat.pool import Job, Pool
@@ -520,6 +521,7 @@ def test_tracebacks_of_one_kind_are_limited_in_rate_and_counted(storm, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_kinds_of_exceptions_are_not_remembered_for_ever(storm, capsys):
     for number in range(1000):
         fail(type(f"Error{number}", (Exception,), {}))
@@ -596,6 +598,7 @@ with Server(("127.0.0.1", 0), Handler) as server:
 """
 
 
+@pytest.mark.slow
 def test_signal_is_heard_when_all_clients_vanish_at_once():
     process = subprocess.Popen(
         [sys.executable, "-c", STORM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -644,6 +647,7 @@ atexit.register(lambda: print(time.monotonic() - since < 5))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
 @pytest.mark.parametrize("where", ["made before", "made in the thread"])
 def test_server_outlives_the_main_thread_and_ends_at_once(kind, where):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SUITES = {
     "test.test_socketserver": [],
     "test.test_httpservers": [],

@@ -70,6 +70,7 @@ def beside(function: Callable[[], object]):
 # -- many servers in one process -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_many_servers_need_no_descriptors_of_their_own():
     before = descriptors()
     with contextlib.ExitStack() as stack:
@@ -83,6 +84,7 @@ def test_many_servers_need_no_descriptors_of_their_own():
     assert descriptors() == before
 
 
+@pytest.mark.slow
 def test_a_thousand_servers_at_the_limit_that_the_standard_library_needs():
     program = """
 import resource, socket, sys, threading
@@ -197,6 +199,7 @@ def test_what_a_signal_handler_raises_comes_out_as_it_is(module, kind):
 
 
 # Between accept() and the handler a connection is nobody's, also in the standard library.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_storm_of_signals_leaves_nothing_behind():
     def handler(*_):
@@ -783,6 +786,7 @@ def test_a_handshake_goes_on_while_others_flood(tls: TLS):
                     assert over(client, tls) == b"HELLO\n"
 
 
+@pytest.mark.slow
 def test_shutdown_is_heard_while_others_flood():
     for kind in ("TCPServer", "ThreadingTCPServer"):
         with getattr(compat, kind)(ANY, Upper) as server:
@@ -890,6 +894,7 @@ def test_after_a_failed_handshake_nobody_is_called(module, tls: TLS):
     assert called == ["verify_request"]
 
 
+@pytest.mark.slow
 def test_handshakes_that_are_open_at_the_end_are_closed(tls: TLS, monkeypatch):
     from compat import handshakes
 
@@ -1206,6 +1211,7 @@ def run(program: str, module: Any) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_a_child_may_close_the_server_while_the_parent_handles(module):
     program = """
 import os, socket, threading
@@ -1229,6 +1235,7 @@ server.server_close()
     assert run(program, module) == "7\n"
 
 
+@pytest.mark.slow
 def test_a_child_may_shut_down_what_only_its_parent_serves():
     program = """
 import compat.engine, os, threading
@@ -1252,6 +1259,7 @@ thread.join()
     assert run(program, compat) == "7 True\n"
 
 
+@pytest.mark.slow
 def test_a_child_whose_handler_returns_serves_on_and_wakes_only_itself(module):
     program = """
 import os, socket
@@ -1274,6 +1282,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(server.child, 0)[1]))
     assert run(program, module) == "7\n"
 
 
+@pytest.mark.slow
 def test_such_a_child_has_a_wakeup_of_its_own():
     program = """
 import os, socket, threading
@@ -1306,6 +1315,7 @@ thread.join()
     assert run(program, compat) == "7\nFalse\n"
 
 
+@pytest.mark.slow
 def test_a_child_serves_though_another_thread_of_its_parents_held_all_locks():
     program = """
 import compat.engine, compat.wakeup, os, signal, socket, threading
@@ -1339,6 +1349,7 @@ server.server_close()
     assert run(program, compat) == "x\nx\n7\n"
 
 
+@pytest.mark.slow
 def test_a_child_accepts_though_another_thread_of_its_parents_was_about_to():
     program = """
 import os, signal, socket, threading
@@ -1383,6 +1394,7 @@ server.server_close()
     assert run(program, compat) == "from the child\n7\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pidfd", ["there", "there, and no actions", "none left"])
 def test_children_are_reaped_while_it_serves(pidfd):
     """By their descriptors; or, where the system has none left, one by one at each turn."""
@@ -1573,6 +1585,7 @@ thread.join()
     assert run(program, compat) == "b'x' SelectSelector\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["gevent", "eventlet"])
 @pytest.mark.parametrize("first", ["patched first", "imported first"])
 def test_greenlets_run_on(package, first):

@@ -823,6 +823,7 @@ WAYS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_drain_lets_handlers_in_threads_finish(way, stubborn, directory):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROBE = """
 import json, os, sys, traceback
 here = sys.modules["__main__"]

@@ -205,6 +205,7 @@ def test_max_idle_is_the_number_of_threads_that_are_kept(max_idle):
     assert system_threads() <= before
 
 
+@pytest.mark.slow
 def test_nobody_idles_for_whom_the_process_would_wait_after_its_main_thread():
     program = """
 import threading
@@ -500,6 +501,7 @@ def test_forked_child_waits_for_no_thread_of_its_parents():
             leave.set()
 
 
+@pytest.mark.slow
 def test_forked_child_of_a_handler_ends_with_the_handler():
     """And its only thread is at work until then, to whoever looks."""
     program = """

@@ -20,6 +20,8 @@ import asyncserver
 import compat
 from tests.dropin import ANY, Upper, ask, serving
 
+pytestmark = pytest.mark.slow
+
 BASE = """
 class Handler(socketserver.BaseRequestHandler):
     def handle(self):

@@ -230,6 +230,7 @@ async def test_reply_to_a_peer_that_has_gone_is_no_handler_error(directory, reco
     assert recorder.of(HandlerFailed) == []
 
 
+@pytest.mark.slow
 async def test_reply_waits_for_a_full_queue(directory):
     burst = 5000
 

@@ -427,6 +427,7 @@ class Chaos:
                 await asyncio.sleep(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("limit", [5, 1000])
 async def test_every_datagram_is_answered_or_counted(seed, limit, caplog):

@@ -138,6 +138,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ValueError, Panic])
 def test_records_of_one_kind_are_limited_in_rate_and_what_is_left_out_is_counted(error, caplog):
     clock = Clock()
@@ -197,6 +198,7 @@ def test_nothing_is_said_where_nothing_was_left_out(caplog):
     assert len(caplog.records) == 100
 
 
+@pytest.mark.slow
 def test_kinds_are_not_memory_without_end():
     clock = Clock()
     rates: Rates[int] = Rates(clock, few=1, seconds=10)

@@ -12,6 +12,8 @@ from asyncserver._stream.budget import BUDGET, COSTLY, LEAST, TOGETHER, TurnBudg
 from asyncserver.events import ConnectionOpened
 from tests.conftest import TLS, connect, serving
 
+pytestmark = pytest.mark.slow
+
 TURN_OF_LINES = BUDGET // 2  # a line is read, and it is answered
 FLOOD = 5000  # lines: some 80 turns
 

@@ -49,6 +49,7 @@ class Stubborn:
         self.ended.set()
 
 
+@pytest.mark.slow
 async def test_drain_of_idle_busy_and_stubborn_clients(url, recorder, caplog, capfd):
     stubborn = Stubborn()
     writing = asyncio.Event()

@@ -391,6 +391,7 @@ print("served")
 """
 
 
+@pytest.mark.slow
 def test_link_local_address_is_bound_with_its_zone():
     """In a network namespace of its own, where the loopback device has such an address."""
     script = "ip link set lo up && ip -6 addr add fe80::1/64 dev lo && exec unshare true"

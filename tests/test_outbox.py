@@ -21,6 +21,8 @@ from asyncserver.events import HandlerFailed, PeerDisconnected
 from tests.conftest import descriptors, serving
 from tests.test_datagram import receive
 
+pytestmark = pytest.mark.slow
+
 CONNECTED = pytest.mark.parametrize("connected", [True, False], ids=["connected", "unconnected"])
 COUNT = 300
 

@@ -11,6 +11,8 @@ import pytest
 from asyncserver import Limits, Timeouts
 from tests.documents import PAGES, environment, local, running
 
+pytestmark = pytest.mark.slow
+
 README = PAGES["README.md"]
 LONGEST = 800  # words
 

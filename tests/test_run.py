@@ -17,6 +17,8 @@ from asyncserver import AddressError, ServerStateError, SettingError
 from asyncserver._server.run import refusing_to_run
 from tests.conftest import upper
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import asyncio, logging, sys
 import asyncserver

@@ -124,6 +124,7 @@ def test_version_is_that_of_the_distribution():
     assert version("asyncserver") == asyncserver.__version__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_a_connection_that_is_over_needs_no_garbage_collector(encrypted, tls: TLS, recorder):
     async def handler(connection):

@@ -232,6 +232,7 @@ async def test_end_without_close_notify_can_be_told(notified, tls: TLS, peer):
 # -- a turn's worth -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [Above, BufferedAbove])
 @pytest.mark.parametrize("size", [16_384, 1])
 async def test_flood_is_delivered_a_turn_at_a_time(size, protocol, tls: TLS, peer):
@@ -465,6 +466,7 @@ async def test_close_behind_our_own_end(tls: TLS, peer):
 # -- records without data -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_key_updates_in_a_row_end_the_connection(tls: TLS, peer):
     below, layer = await shake(tls.server, peer)
     above = put_on(layer, Above())

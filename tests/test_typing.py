@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 GOOD = """
 import asyncio
 import socketserver
@@ -63,7 +65,6 @@ asyncio.run(asyncserver.serve(two, "tcp://127.0.0.1:0"))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)  # mypy begins without what it remembers of other runs
 def test_handlers_of_a_wrong_kind_are_type_errors(tmp_path):
     pytest.importorskip("mypy", reason="it comes with the extra `lint`")
