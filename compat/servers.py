@@ -86,9 +86,9 @@ class BaseServer(socketserver.BaseServer):
             _serve_greenlets(self, poll_interval)
             return
         check_limit(self)
-        self.__is_shut_down.clear()
         here = engine.Engine(self, poll_interval)
         try:
+            self.__is_shut_down.clear()
             here.enter()
             here.run()
         finally:

@@ -185,10 +185,13 @@ def test_idle_threads_are_told_before_the_interpreter_waits_for_them():
 
 
 def test_a_running_loop_can_be_hidden():
+    async def word() -> str:
+        return "inner"
+
     async def main() -> list[object]:
         loop = _cpython.hide_running_loop()
         try:
-            inner = asyncio.run(asyncio.sleep(0, "inner"))
+            inner = asyncio.run(word())
         finally:
             _cpython.show_running_loop(loop)
         return [loop is asyncio.get_running_loop(), inner]
