@@ -17,7 +17,7 @@ from anyio.abc import TaskStatus
 from asyncserver._handlers.kinds import Handler
 from asyncserver._server.options import Options
 from asyncserver._server.server import DEFAULT_GRACE, Server
-from asyncserver._settings.checks import check_grace
+from asyncserver._settings.checks import check_grace, check_observers
 from asyncserver.errors import ServerStateError, SettingError
 from asyncserver.events import AddressBound, Event
 
@@ -173,7 +173,7 @@ async def _serve_until_signal(
 ) -> int | None:
     """Serve; return the number of the signal that aborted it, if one did."""
     received: list[int] = []
-    options["observers"] = (*options.get("observers", ()), _say_address)
+    options["observers"] = (*check_observers(options.get("observers", ())), _say_address)
     server = Server(handler, *addresses, **options)
 
     def stop(number: int) -> None:

@@ -47,18 +47,27 @@ class StreamProtocol(ReceivingHalf):
         "writable",
     )  # fmt: skip
 
+    # Of the receiving half, and set here too: pyright asks for their types again.
+    answered: bool
+    budget: int
+    receiving: Receiving
+    transport: asyncio.Transport
+
     def __init__(self, loop: asyncio.AbstractEventLoop, high: int, turn_budget: TurnBudget) -> None:
         super().__init__(loop, high, turn_budget)
-        self.sending = Sending.OPEN
-        self.writable = self.flowing = True
+        self.sending: Sending = Sending.OPEN
+        self.writable: bool = True
+        self.flowing: bool = True
         self._outgoing: bytes | bytearray = b""  # of the step that runs
         self._room = CORK
         self._written = 0
         self._senders: list[asyncio.Future[None]] | None = None
-        self.opened = self.marked_at = self.looked_at = loop.time()
-        self.last_mark = 0
+        self.opened: float = loop.time()
+        self.marked_at: float = self.opened
+        self.looked_at: float = self.opened
+        self.last_mark: int = 0
         self.late_with: int | None = None
-        self.late_for = 0.0
+        self.late_for: float = 0.0
 
     # -- from below: what the transport says ---------------------------------------------------
 
