@@ -44,7 +44,8 @@ def main(*, threads: int | None, words: tuple[str, ...]) -> Any:
     start(words, threads=threads, module="compat")
 
 
-if __name__ == "__main__":
+def _run() -> None:
+    """Run what the command line says, and exit with the program's own status."""
     try:
         words = with_end_of_options(sys.argv[1:])
         status = main.main(words, prog_name="python -m compat", standalone_mode=False)
@@ -55,3 +56,7 @@ if __name__ == "__main__":
         click.echo(f"compat: {' '.join(message.split())}", err=True)
         sys.exit(BAD_INPUT)
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    _run()

@@ -4,7 +4,7 @@ Each was checked on CPython 3.11.7, 3.12.1 and 3.13.0, and with anyio 4.16.0. A 
 what is missing when a newer version takes one away: `tests/test_compat_cpython_hooks.py`.
 
 Not here: `_handle_request_noblock` and the two flags of `BaseServer`, which our classes override, as
-many programs do; and `startup/sitecustomize.py`, which any Python must be able to read without us.
+many programs do; and `_startup/sitecustomize.py`, which any Python must be able to read without us.
 
 Imports nothing that a program with servers has not got anyhow.
 """

@@ -26,7 +26,7 @@ else:  # it needs `ssl`, which a program without TLS does without
 
 __all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Acceptor")
 
-logger = logging.getLogger("asyncserver")
+logger: Final = logging.getLogger("asyncserver")
 
 BACK_OFF: Final = 0.1  # seconds of pause when the system is out; most tries would go to waste
 OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -53,11 +53,11 @@ class Acceptor:
     def __init__(
         self, server: socketserver.BaseServer, poller: Poller, shaking: HandshakeQueue
     ) -> None:
-        self.fileno = -1
+        self.fileno: int = -1
         self.lock: threading.Lock | None = None
-        self.in_get_request = False
-        self.wants_slot = False
-        self.accepting = False
+        self.in_get_request: bool = False
+        self.wants_slot: bool = False
+        self.accepting: bool = False
         self._server = server
         self._poller = poller
         self._shaking = shaking

@@ -40,14 +40,14 @@ class Engine:
 
     def __init__(self, server: socketserver.BaseServer, poll_interval: float | None) -> None:
         self.server = server
-        self.thread = threading.get_ident()
+        self.thread: int = threading.get_ident()
         self.request: Any = None
         self._poll_interval = poll_interval
         freed = functools.partial(slot_is_free, server)
-        self.poller = Poller()
-        self.handshakes = HandshakeQueue(self.poller, freed)
-        self.acceptor = Acceptor(server, self.poller, self.handshakes)
-        self.children = Children(server, self.poller, freed)
+        self.poller: Poller = Poller()
+        self.handshakes: HandshakeQueue = HandshakeQueue(self.poller, freed)
+        self.acceptor: Acceptor = Acceptor(server, self.poller, self.handshakes)
+        self.children: Children = Children(server, self.poller, freed)
 
     @property
     def runs_here(self) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 __all__ = ("at_home", "is_loaded", "lazy_module", "load")
 
 # For as long as something is imported. In a program that `python -m compat` runs, it keeps apart what
-# is imported for us and what the program has one of its own of; see `startup/sitecustomize.py`.
+# is imported for us and what the program has one of its own of; see `_startup/sitecustomize.py`.
 at_home: AbstractContextManager[object] = contextlib.nullcontext()
 
 

@@ -52,7 +52,7 @@ _start_thread = socketserver.ThreadingMixIn.process_request
 _fork = socketserver.ForkingMixIn.process_request
 
 
-class Requests(ThreadList):  # type: ignore[misc] # of no type, there
+class _Requests(ThreadList):  # type: ignore[misc] # of no type, there
     """The requests in hand of one server, as the list of threads that `server_close` joins."""
 
     close_timeout: float | None = None
@@ -102,7 +102,7 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
             _start_thread(self, request, client_address)
             return
         if self.block_on_close:
-            vars(self).setdefault("_threads", Requests())
+            vars(self).setdefault("_threads", _Requests())
         job = Job(
             self.process_request_thread, (request, client_address), daemon=self.daemon_threads
         )
@@ -111,7 +111,7 @@ class ThreadingMixIn(socketserver.ThreadingMixIn):
 
     def server_close(self) -> None:
         requests = vars(self).get("_threads")
-        if isinstance(requests, Requests):
+        if isinstance(requests, _Requests):
             requests.close_timeout = self.close_timeout
         try:
             _close_threading(self)

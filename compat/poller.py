@@ -31,8 +31,8 @@ class Poller:
     """
 
     def __init__(self) -> None:
-        self.woken = False
-        self.waits = False
+        self.woken: bool = False
+        self.waits: bool = False
         self._poll = select.poll()
         self._callbacks: dict[int, Callable[[], object]] = {}
         self._timers: dict[Callable[[], object], float] = {}  # what to call, and when at the latest

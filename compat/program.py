@@ -2,7 +2,7 @@
 
 This process becomes the program: the same interpreter is started anew, as if it had been told the
 program only, so that everything is as without us. What makes the difference is in the environment,
-where children of the program find it too; see `startup/sitecustomize.py`.
+where children of the program find it too; see `_startup/sitecustomize.py`.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ __all__ = ("ProgramError", "start", "with_end_of_options")
 
 HOME: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAMS: Final = {"-m": "a module", "-c": "a command"}  # what python takes as such, beside files
-STARTUP: Final = os.path.join(HOME, "compat", "startup")
+STARTUP: Final = os.path.join(HOME, "compat", "_startup")
 
 
 class ProgramError(Exception):

@@ -33,7 +33,8 @@ class Wakeup:
 
     def __init__(self) -> None:
         if hasattr(os, "eventfd"):
-            self.fileno = self._other_end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._other_end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.fileno: int = self._other_end
         else:
             self.fileno, self._other_end = os.pipe()
             os.set_blocking(self.fileno, False)

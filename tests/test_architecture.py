@@ -30,7 +30,7 @@ def modules(package: str) -> dict[str, ast.Module]:
     for path in (ROOT / package).rglob("*.py"):
         parts = path.relative_to(ROOT / package).with_suffix("").parts
         if (
-            parts[0] != "startup"
+            parts[0] != "_startup"
         ):  # read by any Python that a program starts, and importing none of us
             found[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text())
     return found
