@@ -6,11 +6,11 @@ bytes wait here, and the protocol above is paused. What ends it stands in `state
 
 import asyncio
 import ssl
-from asyncio.transports import _FlowControlMixin
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from asyncserver._cpython import FlowControlMixin
 from asyncserver._tls import states
 from asyncserver._tls.engine import RECORD, TURN, Engine
 from asyncserver._tls.states import advance
@@ -21,7 +21,7 @@ __all__ = ("SendingHalf",)
 OPEN, FINISHING, SHUT, CLOSING, CLOSED = states.Sending
 
 
-class SendingHalf(_FlowControlMixin):
+class SendingHalf(FlowControlMixin):
     """The half of a `TLSTransport` that sends; and what both have: the engine, and both neighbours."""
 
     def __init__(self, context: ssl.SSLContext) -> None:

@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from asyncio import constants
 from typing import Any, Final
 
+from asyncserver._cpython import SENDFILE_FALLBACK
 from asyncserver._tls.engine import reason
 from asyncserver._tls.receiving import ReceivingHalf
 from asyncserver._tls.states import Receiving, Sending, Wire, advance
@@ -38,7 +38,7 @@ class TLSTransport(ReceivingHalf):
     """
 
     _start_tls_compatible = True
-    _sendfile_compatible = constants._SendfileMode.FALLBACK
+    _sendfile_compatible = SENDFILE_FALLBACK
 
     def __init__(self, context: ssl.SSLContext) -> None:
         super().__init__(context)
