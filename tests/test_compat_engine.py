@@ -1306,6 +1306,56 @@ print(server.active_children, len(os.listdir("/proc/self/fd")) - before)
     assert "Traceback" not in result.stderr
 
 
+def test_children_that_somebody_else_reaps_are_forgotten(module):
+    """Here the system, which is told to; with `max_children` a server would wait for them for ever."""
+    program = """
+import errno, logging, os, signal, socket
+logging.disable()
+def none_left(pid, flags=0):
+    raise OSError(errno.EMFILE, "none left")
+os.pidfd_open = none_left
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+class Handler(module.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"x")
+class Server(module.ForkingTCPServer):
+    max_children = 1
+    served = 0
+    def process_request(self, *args):
+        self.served += 1
+        super().process_request(*args)
+    def service_actions(self):
+        super().service_actions()
+        if self.served == 3 and not self.active_children:
+            self._BaseServer__shutdown_request = True
+server = Server(("127.0.0.1", 0), Handler)
+clients = [socket.create_connection(server.server_address) for _ in range(3)]
+signal.alarm(10)
+server.serve_forever(0.01)
+print(*[client.recv(10).decode() for client in clients], server.active_children)
+"""
+    assert run(program, module) == "x x x set()\n"
+
+
+def test_server_close_waits_for_children_also_while_it_serves(module):
+    program = """
+import os, select, socket
+class Handler(module.BaseRequestHandler):
+    def handle(self):
+        select.select([], [], [], 0.1)
+class Server(module.ForkingTCPServer):
+    def service_actions(self):
+        if self.active_children:
+            self.server_close()
+            print(self.active_children)
+            self._BaseServer__shutdown_request = True
+server = Server(("127.0.0.1", 0), Handler)
+with socket.create_connection(server.server_address):
+    server.serve_forever(0.01)
+"""
+    assert run(program, module) == "set()\n"
+
+
 def test_descriptors_of_children_that_outlive_serve_forever_are_closed():
     program = """
 import os, socket

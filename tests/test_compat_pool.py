@@ -101,7 +101,9 @@ def test_exception_at_any_moment_leaves_a_job_that_ran_or_never_was(way, pool):
         running(pool, Job(int, (), daemon=True)).join(10)
         pool.retire()
     assert place > 10
-    wait_until(lambda: system_threads() <= before)  # one that got a job which was given up ends by itself
+    wait_until(
+        lambda: system_threads() <= before
+    )  # one that got a job which was given up ends by itself
 
 
 def test_exception_at_any_moment_of_retiring_leaves_a_pool_that_can_be_retired(pool):
