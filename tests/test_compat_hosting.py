@@ -110,7 +110,26 @@ async def test_handlers_that_wait_for_each_other_meet():
             writer.close()
 
 
-async def test_drain_waits_for_a_handler_that_ends():
+async def test_connection_ends_with_the_handler_though_somebody_holds_a_copy():
+    """As in `socketserver`: who starts a program that inherits the socket keeps no client waiting."""
+    copies = []
+
+    def handler(sock):
+        copies.append(sock.dup())
+        sock.sendall(b"done")
+
+    async with (
+        serving(compat.threaded(handler), "tcp://127.0.0.1:0") as server,
+        connect(server.addresses[0]) as (reader, _),
+    ):
+        async with asyncio.timeout(10):
+            assert await reader.read() == b"done"
+    for copy in copies:
+        copy.close()
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+async def test_drain_waits_for_a_handler_that_ends(encrypted, tls: TLS):
     inside, leave = threading.Event(), threading.Event()
 
     def handler(sock):
@@ -118,12 +137,18 @@ async def test_drain_waits_for_a_handler_that_ends():
         leave.wait(10)
         sock.sendall(b"done")
 
+    options: Any = {"ssl": tls.client, "server_hostname": "localhost"} if encrypted else {}
     async with (
-        serving(compat.threaded(handler), "tcp://127.0.0.1:0") as server,
-        connect(server.addresses[0]) as (reader, _),
-    ):
+        serving(
+            compat.threaded(handler), "tcp://127.0.0.1:0",
+            tls=tls.server if encrypted else None, timeouts=Timeouts(first=1e-9),
+        ) as server,
+        connect(server.addresses[0], **options) as (reader, _),
+    ):  # fmt: skip
         await asyncio.to_thread(inside.wait, 10)
         server.begin_close(10)
+        for _ in range(10):  # it has told everybody by then
+            await asyncio.sleep(0)
         leave.set()
         await server.wait_closed()
         assert await reader.read() == b"done"

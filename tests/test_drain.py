@@ -217,6 +217,37 @@ async def test_who_has_been_silent_for_long_is_told_at_once(recorder):
 
 
 @pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_a_guest_of_the_queue_leaves_when_it_was_answered():
+    """As it is told while it opens, and has no need to be told again."""
+    loop = asyncio.get_running_loop()
+    server = Server(upper, TCP, limits=Limits(connections=1), timeouts=Timeouts(first=20))
+    await server.start()
+    clients = [dial(server.addresses[0]) for _ in range(3)]
+    for client in clients:
+        client.sendall(b"hello\n")
+    start = loop.time()
+    await server.close(grace=60)
+    assert loop.time() - start == pytest.approx(0, abs=0.5)
+    assert await answers(clients) == [b"HELLO\n"] * 3
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_without_first_words_guests_of_the_queue_need_not_shake_hands(tls: TLS, recorder):
+    loop = asyncio.get_running_loop()
+    server = Server(
+        upper, TCP, tls=tls.server, observers=[recorder],
+        limits=Limits(connections=1), timeouts=Timeouts(first=1e-9),
+    )  # fmt: skip
+    await server.start()
+    clients = [dial(server.addresses[0]) for _ in range(3)]
+    start = loop.time()
+    await server.close(grace=60)
+    assert loop.time() - start == pytest.approx(0, abs=0.5)
+    assert await answers(clients) == [b""] * 3
+    assert len(recorder.of(Opened)) == 3
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
 async def test_bytes_that_came_during_a_stall_count_as_first_words(recorder):
     loop = asyncio.get_running_loop()
     server = Server(upper, TCP, observers=[recorder], timeouts=Timeouts(first=1))

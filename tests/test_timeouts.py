@@ -163,6 +163,29 @@ async def test_lifetime_cancels_the_handler(url, recorder):
     assert cancelled.is_set()
 
 
+@pytest.mark.parametrize("deadline", ["idle", "lifetime"])
+async def test_handler_that_goes_on_is_told_once(deadline, recorder):
+    told = []
+
+    async def stubborn(connection):
+        try:
+            await connection.readline()
+        except (DeadlineExceeded, asyncio.CancelledError) as exc:
+            told.append(exc)
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError as exc:
+            told.append(exc)
+
+    timeouts = Timeouts(**{"idle": None, deadline: 10})
+    async with serving(stubborn, TCP, timeouts=timeouts, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, _):
+            assert await reader.read() == b""
+        await recorder.wait_for(Closed)
+        assert server.stats.expired == {deadline: 1}
+    assert len(told) == len(recorder.of(Expired)) == 1
+
+
 async def test_lifetime_of_a_protocol(recorder):
     timeouts = Timeouts(lifetime=60)
     async with serving(asyncio.Protocol, TCP, timeouts=timeouts, observers=[recorder]) as server:
@@ -205,7 +228,14 @@ async def test_reads_and_writes_start_no_timer(monkeypatch):
         writer.write(b"hello\n")
         await reader.readline()
         timers = []
-        monkeypatch.setattr(loop, "call_at", lambda *args, **kwargs: timers.append(args))
+        call_at = loop.call_at
+
+        def note(when, callback, *args, **kwargs):
+            if callback != server._crew.watch:  # one for all, once a tick
+                timers.append(callback)
+            return call_at(when, callback, *args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_at", note)
         for _ in range(1000):
             writer.write(b"hello\n")
             await reader.readline()
