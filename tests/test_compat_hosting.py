@@ -9,6 +9,7 @@ import signal
 import socket
 import socketserver
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ import pytest
 
 import compat
 from asyncserver import HandlerError, Limits, SettingError, Timeouts
-from asyncserver.events import Disconnected, Expired, Failed
+from asyncserver.events import Closed, Disconnected, Drained, Expired, Failed, Opened
 from compat import awaiting, hosting
 from tests.conftest import TLS, connect, serving, upper
 
@@ -181,6 +182,46 @@ async def test_drain_waits_for_the_end_of_a_handler_that_it_has_woken():
         assert await reader.readline() == b"hello\n"
         await server.close(grace=0)
         assert ended == [1]
+
+
+async def test_drain_gives_up_a_handler_whose_peer_has_reset(recorder):
+    inside, leave = threading.Event(), threading.Event()
+    threads = []
+
+    def handler(sock):
+        threads.append(threading.current_thread())
+        inside.set()
+        leave.wait(10)
+
+    async with serving(
+        compat.threaded(handler), "tcp://127.0.0.1:0",
+        timeouts=Timeouts(cleanup=0.01), observers=[recorder],
+    ) as server:  # fmt: skip
+        with socket.create_connection(_host(server)) as client:
+            await asyncio.to_thread(inside.wait, 10)
+            reset(client)
+        await server.close(grace=0)
+        assert recorder.of(Drained)[0].aborted == 1
+        leave.set()
+        await asyncio.to_thread(threads[0].join, 10)
+
+
+def reset(client):
+    """Close it so that the other end hears ECONNRESET."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+async def test_peer_that_resets_in_its_handshake_has_failed_in_it(tls: TLS, recorder):
+    async with serving(
+        compat.threaded(function), "tcp://127.0.0.1:0", tls=tls.server, observers=[recorder]
+    ) as server:
+        with socket.create_connection(_host(server)) as client:
+            await recorder.wait_for(Opened)
+            reset(client)
+        await recorder.wait_for(Closed)
+        assert server.stats.handshakes_failed == 1
+        assert not recorder.of(Disconnected)
 
 
 async def test_exception_is_one_event_and_the_end_of_the_connection(recorder):

@@ -186,6 +186,24 @@ async def test_handler_that_goes_on_is_told_once(deadline, recorder):
     assert len(told) == len(recorder.of(Expired)) == 1
 
 
+async def test_message_inside_of_a_message_does_not_begin_its_deadline_anew(recorder):
+    async def handler(connection):
+        async with connection.message():
+            for _ in range(20):
+                async with connection.message():
+                    await connection.readline()
+
+    timeouts = Timeouts(message=10)
+    async with serving(handler, TCP, timeouts=timeouts, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, writer):
+            for _ in range(4):
+                writer.write(b"row\n")
+                await asyncio.sleep(2)
+            assert await reader.read() == b""
+        await recorder.wait_for(Closed)
+        assert server.stats.expired == {"message": 1}
+
+
 async def test_lifetime_of_a_protocol(recorder):
     timeouts = Timeouts(lifetime=60)
     async with serving(asyncio.Protocol, TCP, timeouts=timeouts, observers=[recorder]) as server:
