@@ -150,10 +150,9 @@ def test_r5_server_close_does_not_wait_for_daemon_threads(module):
             inside.set()
             leave.wait(10)
 
-    class Server(module.ThreadingTCPServer):
-        daemon_threads = True
-
-    with serving(Server(ANY, Handler)) as server:
+    server = module.ThreadingTCPServer(ANY, Handler)
+    server.daemon_threads = True
+    with serving(server):
         with socket.create_connection(server.server_address, 10):
             assert inside.wait(10)
             server.shutdown()

@@ -338,6 +338,17 @@ def test_idle_thread_does_not_hold_its_last_job(pool):
     assert len(pool._idle) == 1
 
 
+def test_server_close_leaves_no_thread_of_the_system(monkeypatch):
+    """Idle ones are on no list of Python's."""
+    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 60)
+    before = system_threads()
+    with serving(compat.ThreadingTCPServer(ANY, Upper)) as server:
+        assert ask(server) == b"HELLO\n"
+        pool = vars(server)["_asyncserver_pool"]
+        wait_until(lambda: pool._idle)
+    wait_until(lambda: system_threads() <= before)
+
+
 def test_server_threads_are_threads():
     inside, leave = threading.Event(), threading.Event()
 

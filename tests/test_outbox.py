@@ -356,10 +356,15 @@ async def test_a_long_line_that_may_go_on_goes_on_to_its_end(bound):
     """A burst a turn, though nothing more happens to the socket."""
     sock, peer = bound
     sent = []
-    outbox = Outbox(sock, lambda data, *_: not sent.append(data))
+
+    def send(data, *_):
+        sent.append(data)
+        return True
+
+    outbox = Outbox(sock, send)
     loop = asyncio.get_running_loop()
     replies = [b"%d" % number for number in range(3 * BURST)]
-    outbox._lines[peer] = deque((loop.create_future(), each, peer, None) for each in replies)
+    outbox._lines[peer] = deque((loop.create_future(), each, peer, []) for each in replies)
     outbox._advance(peer)
     assert len(sent) == BURST
     for _ in range(4):
@@ -394,7 +399,7 @@ async def test_whatever_sending_raises_reaches_who_waits(datagrams):
     outbox = Outbox(datagrams, send)
     with pytest.raises(LookupError, match="no"):
         async with asyncio.timeout(10):
-            await outbox.wait(b"x", ("127.0.0.1", 1), None, None)
+            await outbox.wait(b"x", ("127.0.0.1", 1), [], None)
     assert not outbox._lines
 
 
@@ -404,10 +409,10 @@ async def test_who_does_not_wait_any_more_leaves_nothing_behind(datagrams):
     loop = asyncio.get_running_loop()
     answers = [False, True]
     outbox = Outbox(datagrams, lambda *_: answers.pop(0) if answers else False)
-    await outbox.wait(b"x", ("127.0.0.1", 1), None, 1000)
+    await outbox.wait(b"x", ("127.0.0.1", 1), [], 1000)
     assert not [each for each in loop._scheduled if not each.cancelled()]  # type: ignore[attr-defined]
     with pytest.raises(DeadlineExceeded):
-        await outbox.wait(b"x", ("127.0.0.1", 1), None, 10)
+        await outbox.wait(b"x", ("127.0.0.1", 1), [], 10)
     assert not outbox._lines
     assert not outbox._probes
     assert not outbox.watchful

@@ -247,9 +247,11 @@ async def test_reads_and_writes_start_no_timer(monkeypatch):
         await reader.readline()
         timers = []
         call_at = loop.call_at
+        assert server._crew is not None
+        watch = server._crew.watch
 
         def note(when, callback, *args, **kwargs):
-            if callback != server._crew.watch:  # one for all, once a tick
+            if callback != watch:  # one for all, once a tick
                 timers.append(callback)
             return call_at(when, callback, *args, **kwargs)
 
