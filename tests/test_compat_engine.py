@@ -655,6 +655,7 @@ def test_who_waits_while_another_thread_accepts_hears_shutdown():
         wait_until(lambda: len(engines_of(server)) == 2)
         with beside(lambda: ask(server)):
             assert inside.wait(SOON)
+            select.select([], [], [], 0.05)  # so that the other one waits for its turn
             with beside(server.shutdown):
                 try:
                     wait_until(lambda: len(engines_of(server)) == 1)
