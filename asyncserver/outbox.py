@@ -144,7 +144,7 @@ class Outbox:
     def _end(self, key: Any) -> None:
         del self._lines[key]
         self._unwatch(key)
-        self.watchful = self._unread is not None or bool(self._lines)
+        self.watchful = self._unread is not None
 
     # -- what a line waits for ---------------------------------------------------------------------
 

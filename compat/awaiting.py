@@ -27,15 +27,13 @@ def call_in_thread(
 ) -> tuple["asyncio.Future[BaseException | None]", Job]:
     """Call `function` in a daemon thread; return the future of what it raised, and the job.
 
+    Nobody may cancel the future: who may be cancelled waits for a shield of it.
+
     What it raised is a result and no exception: a future does not take StopIteration, and would end
     the loop with KeyboardInterrupt.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[BaseException | None] = loop.create_future()
-
-    def settle(raised: BaseException | None) -> None:
-        if not done.done():
-            done.set_result(raised)
 
     def run() -> None:
         raised = None
@@ -44,7 +42,7 @@ def call_in_thread(
         except BaseException as exc:
             raised = exc
         with contextlib.suppress(RuntimeError):  # the loop has not waited for us
-            loop.call_soon_threadsafe(settle, raised)
+            loop.call_soon_threadsafe(done.set_result, raised)
 
     job = Job(contextvars.copy_context().run, (run,), daemon=True)
     pool.run(job)
@@ -94,5 +92,5 @@ async def _stop(
 
 
 def _report(done: "asyncio.Future[BaseException | None]") -> None:
-    if done.done() and not done.cancelled() and done.result() is not None:
+    if done.done() and done.result() is not None:
         logger.error("stopping a server failed", exc_info=done.result())

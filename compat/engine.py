@@ -31,14 +31,13 @@ from compat.state import ENGINE, POOL, SHUTDOWN_REQUEST, at_work, engines_of, li
 if TYPE_CHECKING:  # needs `ssl`, which a program without TLS does without
     from compat.handshakes import Handshake, LateSocket
 
-__all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Engine", "can_poll", "check_limit", "watch_all")
+__all__ = ("BACK_OFF", "OUT_OF_RESOURCES", "Engine", "can_poll", "check_limit")
 
 logger = logging.getLogger("asyncserver")
 
 BACK_OFF: Final = 0.1  # seconds of pause when the system is out; most tries would go to waste
 LOOK_AWAY: Final = 0.05  # seconds, when the bell rings for somebody else
-POLL_INTERVAL: Final = 0.5  # seconds, as serve_forever has it
-WITHOUT_LIMIT: Final = 500  # milliseconds of it, where nothing else is to be done then
+WITHOUT_LIMIT: Final = 500  # milliseconds of waiting, where there is no interval
 OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -139,13 +138,6 @@ class Engine:
             if engine._told_when_free:
                 engine._told_when_free = False
                 engine.wake()
-
-    def watch(self) -> None:
-        """Look at the flag every now and then: whoever sets it will not tell any more."""
-        if self._poll_interval is None:
-            self._poll_interval = POLL_INTERVAL
-            self._tick = _milliseconds(POLL_INTERVAL)
-        self.wake()
 
     def detach(self) -> None:
         """In a child that was forked: leave to the parent what is the parent's."""
@@ -421,12 +413,6 @@ def _somebody_waits(fileno: int) -> bool:
 # Reentrant, because a signal handler may begin to serve.
 _lock = threading.RLock()
 _running: set[Engine] = set()
-
-
-def watch_all() -> None:
-    """Let all engines look at their flags by themselves."""
-    for engine in _running.copy():
-        engine.watch()
 
 
 def _leave_to_parent() -> None:

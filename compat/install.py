@@ -74,7 +74,6 @@ def uninstall() -> None:
             delattr(owner, name)
         else:
             setattr(owner, name, before)
-    late.stop_watching_flags()
 
 
 @contextlib.contextmanager

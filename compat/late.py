@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import logging
 
 __all__ = (
-    "awaiting", "engine", "handshakes", "hide", "logger", "prepare", "show", "stop_watching_flags", "tell_rest",
-    "telling",
+    "awaiting", "engine", "handshakes", "hide", "logger", "prepare", "show", "tell_rest", "telling",
 )  # fmt: skip
 
 _hidden: dict[str, ModuleType] = {}  # ours, in a program that may have a `compat` of its own
@@ -62,12 +61,6 @@ def tell_rest() -> None:
     """Print how many exceptions were left out, if there were any."""
     if telling.cache_info().currsize:
         telling().tell_rest()
-
-
-def stop_watching_flags() -> None:
-    """Let all engines look at their flags by themselves, if there are any."""
-    if engine.cache_info().currsize:
-        engine().watch_all()
 
 
 def logger() -> "logging.Logger":

@@ -139,6 +139,29 @@ def test_r5_threads_are_daemon_as_the_server_says():
     assert answers == [b"False", b"True", b"False"]
 
 
+@pytest.mark.parametrize("module", [socketserver, compat])
+def test_r5_server_close_does_not_wait_for_daemon_threads(module):
+    inside, leave = threading.Event(), threading.Event()
+    threads = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            threads.append(threading.current_thread())
+            inside.set()
+            leave.wait(10)
+
+    server = module.ThreadingTCPServer(ANY, Handler)
+    server.daemon_threads = True
+    with serving(server):
+        with socket.create_connection(server.server_address, 10):
+            assert inside.wait(10)
+            server.shutdown()
+            server.server_close()
+            assert threads[0].is_alive()
+            leave.set()
+    threads[0].join(10)
+
+
 def test_r5_process_with_a_blocked_daemon_handler_exits():
     program = """
 import compat, socket, threading
@@ -516,6 +539,7 @@ def test_server_close_tells_what_was_left_out(storm, capsys):
 def interval(monkeypatch):
     usual = sys.getswitchinterval()
     monkeypatch.setattr(turns, "_ours", None)
+    monkeypatch.setattr(turns, "_usual", usual)
     monkeypatch.setattr(turns, "_ends", 0)
     yield usual
     sys.setswitchinterval(usual)
@@ -538,6 +562,23 @@ def test_somebody_elses_interval_is_left_alone(interval):
     sys.setswitchinterval(0.5)
     turns.at_work(10, ended=True)
     assert sys.getswitchinterval() == 0.5
+
+
+def test_somebody_elses_longer_interval_is_not_shortened(interval):
+    sys.setswitchinterval(0.5)
+    turns.at_work(2000)
+    assert sys.getswitchinterval() == 0.5
+
+
+def test_a_rush_lasts_for_the_second_after_it_and_no_longer(interval, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(turns, "_since", now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(turns.RUSH):
+        turns.at_work(2000, ended=True)
+    for now, seconds in ((1001.5, 0.1), (1004.0, 0.02)):  # noqa: B007 - the clock looks at it
+        turns.at_work(2000)
+        assert sys.getswitchinterval() == pytest.approx(seconds)
 
 
 STORM = """

@@ -531,6 +531,31 @@ def test_a_hook_may_take_more_than_one_datagram_and_wait_for_it(module):
         assert client.recv(10) == b"AB"
 
 
+def test_a_handler_may_wait_for_a_datagram_also_if_the_hook_has_not_asked_us(module):
+    class Server(module.UDPServer):
+        def get_request(self):
+            data, address = self.socket.recvfrom(100)
+            return (data, self.socket), address
+
+    class Handler(module.BaseRequestHandler):
+        def handle(self):
+            data, sock = self.request
+            sock.sendto(b"more", self.client_address)
+            (more, _), _ = module.UDPServer.get_request(self.server)
+            sock.sendto(data + more, self.client_address)
+
+    with (
+        serving(Server(ANY, Handler)) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        client.settimeout(SOON)
+        client.sendto(b"a", server.server_address)
+        assert client.recv(10) == b"more"
+        select.select([], [], [], 0.05)  # so that the handler has to wait
+        client.sendto(b"b", server.server_address)
+        assert client.recv(10) == b"ab"
+
+
 def test_shut_down_and_closed_while_it_begins_it_returns():
     class Server(compat.TCPServer):
         def fileno(self):
@@ -612,6 +637,33 @@ def test_driven_by_two_threads_one_at_a_time_accepts():
         assert not thread.is_alive()
     server.server_close()
     assert server.most == 1
+
+
+def test_who_waits_while_another_thread_accepts_hears_shutdown():
+    inside, leave = threading.Event(), threading.Event()
+
+    class Server(compat.TCPServer):
+        def get_request(self):
+            inside.set()
+            leave.wait(SOON)
+            return super().get_request()
+
+    with Server(ANY, Upper) as server:
+        threads = [threading.Thread(target=server.serve_forever, args=(3600,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(engines_of(server)) == 2)
+        with beside(lambda: ask(server)):
+            assert inside.wait(SOON)
+            select.select([], [], [], 0.05)  # so that the other one waits for its turn
+            with beside(server.shutdown):
+                try:
+                    wait_until(lambda: len(engines_of(server)) == 1)
+                finally:
+                    leave.set()
+        for thread in threads:
+            thread.join(SOON)
+            assert not thread.is_alive()
 
 
 def test_serving_inside_of_serving_ends_inside_first(module):
@@ -710,6 +762,7 @@ def test_who_comes_after_shutdown_is_left_to_the_backlog(module):
 
         def interrupt():
             waiting.wait(SOON)
+            wait_until(lambda: all(each._waits for each in engines_of(server)))
             os.kill(os.getpid(), signal.SIGUSR1)
 
         with handling(signal.SIGUSR1, handler), beside(interrupt):
@@ -1067,7 +1120,7 @@ server.server_close()
 
 def test_a_child_may_shut_down_what_only_its_parent_serves():
     program = """
-import os, threading
+import compat.engine, os, threading
 server = module.TCPServer(("127.0.0.1", 0), None)
 thread = threading.Thread(target=server.serve_forever, args=(None,))
 thread.start()
@@ -1076,6 +1129,7 @@ while not any(engine._waits for engine in vars(server).get("_asyncserver_engine"
 pid = os.fork()
 if not pid:
     server.shutdown()
+    assert not compat.engine._running  # which would hold what is the parent's
     links = [os.readlink(f"/proc/self/fd/{number}") for number in range(3, 20)
              if os.path.exists(f"/proc/self/fd/{number}") or os.path.islink(f"/proc/self/fd/{number}")]
     assert not any("eventfd" in link for link in links), links  # the bells are the parent's
@@ -1141,6 +1195,83 @@ thread.join()
     assert run(program, compat) == "7\nFalse\n"
 
 
+def test_a_child_serves_though_another_thread_of_its_parents_held_all_locks():
+    program = """
+import compat.bells, compat.engine, os, signal, socket, threading
+parent = os.getpid()
+class Handler(module.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"x")
+        self.server._BaseServer__shutdown_request = True
+server = module.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+def serve():
+    with socket.create_connection(server.server_address) as client:
+        server.serve_forever(0.01)
+        print(client.recv(10).decode(), flush=True)
+serve()
+held, leave = threading.Event(), threading.Event()
+def hold():
+    with compat.engine._lock, compat.bells._lock, vars(server)["_asyncserver_pool"]._lock:
+        held.set()
+        leave.wait()
+threading.Thread(target=hold).start()
+held.wait()
+pid = os.fork()
+if not pid:
+    signal.alarm(10)
+    serve()
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+leave.set()
+server.server_close()
+"""
+    assert run(program, compat) == "x\nx\n7\n"
+
+
+def test_a_child_accepts_though_another_thread_of_its_parents_was_about_to():
+    program = """
+import os, signal, socket, threading
+inside, leave = threading.Event(), threading.Event()
+parent = os.getpid()
+class Server(module.TCPServer):
+    calls = 0
+    def get_request(self):
+        self.calls += 1
+        if self.calls == 2:
+            inside.set()
+            leave.wait()
+            raise OSError("the child has taken it")
+        return super().get_request()
+class Handler(module.StreamRequestHandler):
+    def handle(self):
+        if os.getpid() == parent:
+            inside.wait()
+            self.server.child = os.fork()
+            signal.alarm(0 if self.server.child else 10)
+        else:
+            self.wfile.write(b"from the child")
+            self.server._BaseServer__shutdown_request = True
+def serve():
+    server.serve_forever(3600)
+    if os.getpid() != parent:
+        os._exit(7)
+server = Server(("127.0.0.1", 0), Handler)
+threads = [threading.Thread(target=serve) for _ in range(2)]
+for thread in threads:
+    thread.start()
+while len(vars(server).get("_asyncserver_engine", ())) < 2:
+    pass
+with socket.create_connection(server.server_address), \\
+        socket.create_connection(server.server_address) as client:
+    print(client.recv(20).decode())
+leave.set()
+print(os.waitstatus_to_exitcode(os.waitpid(server.child, 0)[1]))
+server.shutdown()
+server.server_close()
+"""
+    assert run(program, compat) == "from the child\n7\n"
+
+
 @pytest.mark.parametrize("pidfd", ["there", "there, and no actions", "none left"])
 def test_children_are_reaped_while_it_serves(pidfd):
     """By their descriptors; or, where the system has none left, one by one at each turn."""
@@ -1179,6 +1310,56 @@ print(server.active_children, len(os.listdir("/proc/self/fd")) - before)
     assert "Traceback" not in result.stderr
 
 
+def test_children_that_somebody_else_reaps_are_forgotten(module):
+    """Here the system, which is told to; with `max_children` a server would wait for them for ever."""
+    program = """
+import errno, logging, os, signal, socket
+logging.disable()
+def none_left(pid, flags=0):
+    raise OSError(errno.EMFILE, "none left")
+os.pidfd_open = none_left
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+class Handler(module.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"x")
+class Server(module.ForkingTCPServer):
+    max_children = 1
+    served = 0
+    def process_request(self, *args):
+        self.served += 1
+        super().process_request(*args)
+    def service_actions(self):
+        super().service_actions()
+        if self.served == 3 and not self.active_children:
+            self._BaseServer__shutdown_request = True
+server = Server(("127.0.0.1", 0), Handler)
+clients = [socket.create_connection(server.server_address) for _ in range(3)]
+signal.alarm(10)
+server.serve_forever(0.01)
+print(*[client.recv(10).decode() for client in clients], server.active_children)
+"""
+    assert run(program, module) == "x x x set()\n"
+
+
+def test_server_close_waits_for_children_also_while_it_serves(module):
+    program = """
+import os, select, socket
+class Handler(module.BaseRequestHandler):
+    def handle(self):
+        select.select([], [], [], 0.1)
+class Server(module.ForkingTCPServer):
+    def service_actions(self):
+        if self.active_children:
+            self.server_close()
+            print(self.active_children)
+            self._BaseServer__shutdown_request = True
+server = Server(("127.0.0.1", 0), Handler)
+with socket.create_connection(server.server_address):
+    server.serve_forever(0.01)
+"""
+    assert run(program, module) == "set()\n"
+
+
 def test_descriptors_of_children_that_outlive_serve_forever_are_closed():
     program = """
 import os, socket
@@ -1206,6 +1387,22 @@ def test_one_that_ends_just_before_the_engine_asks_to_be_told_is_seen(monkeypatc
     monkeypatch.setattr(engine, "at_work", mock.Mock(side_effect=[(1, 1), (1, 1), (0, 1)]))
     with compat.ForkingTCPServer(ANY, Upper) as server:
         assert not engine.Engine(server, None).full
+
+
+def test_only_who_had_to_wait_for_a_slot_is_told_that_one_is_free():
+    """Or every request that ends would wake the server."""
+    with compat.ThreadingTCPServer(ANY, Upper) as server:
+        one = engine.Engine(server, None)
+        one.enter()
+        try:
+            one._told_when_free = True
+            one.slot_is_free()
+            assert one._called
+            one._called = False
+            one.slot_is_free()
+            assert not one._called
+        finally:
+            one.leave()
 
 
 # -- greenlets -------------------------------------------------------------------------------------

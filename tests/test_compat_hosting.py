@@ -1,6 +1,7 @@
 """Blocking code in async programs: handlers on the native server, and whole servers awaited."""
 
 import asyncio
+import contextlib
 import functools
 import os
 import select
@@ -8,6 +9,7 @@ import signal
 import socket
 import socketserver
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -19,7 +21,8 @@ import pytest
 
 import compat
 from asyncserver import HandlerError, Limits, SettingError, Timeouts
-from asyncserver.events import Disconnected, Expired, Failed
+from asyncserver.events import Closed, Disconnected, Drained, Expired, Failed, Opened
+from compat import awaiting, hosting
 from tests.conftest import TLS, connect, serving, upper
 
 
@@ -108,7 +111,26 @@ async def test_handlers_that_wait_for_each_other_meet():
             writer.close()
 
 
-async def test_drain_waits_for_a_handler_that_ends():
+async def test_connection_ends_with_the_handler_though_somebody_holds_a_copy():
+    """As in `socketserver`: who starts a program that inherits the socket keeps no client waiting."""
+    copies = []
+
+    def handler(sock):
+        copies.append(sock.dup())
+        sock.sendall(b"done")
+
+    async with (
+        serving(compat.threaded(handler), "tcp://127.0.0.1:0") as server,
+        connect(server.addresses[0]) as (reader, _),
+    ):
+        async with asyncio.timeout(10):
+            assert await reader.read() == b"done"
+    for copy in copies:
+        copy.close()
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+async def test_drain_waits_for_a_handler_that_ends(encrypted, tls: TLS):
     inside, leave = threading.Event(), threading.Event()
 
     def handler(sock):
@@ -116,12 +138,18 @@ async def test_drain_waits_for_a_handler_that_ends():
         leave.wait(10)
         sock.sendall(b"done")
 
+    options: Any = {"ssl": tls.client, "server_hostname": "localhost"} if encrypted else {}
     async with (
-        serving(compat.threaded(handler), "tcp://127.0.0.1:0") as server,
-        connect(server.addresses[0]) as (reader, _),
-    ):
+        serving(
+            compat.threaded(handler), "tcp://127.0.0.1:0",
+            tls=tls.server if encrypted else None, timeouts=Timeouts(first=1e-9),
+        ) as server,
+        connect(server.addresses[0], **options) as (reader, _),
+    ):  # fmt: skip
         await asyncio.to_thread(inside.wait, 10)
         server.begin_close(10)
+        for _ in range(10):  # it has told everybody by then
+            await asyncio.sleep(0)
         leave.set()
         await server.wait_closed()
         assert await reader.read() == b"done"
@@ -135,6 +163,65 @@ async def test_drain_wakes_a_handler_that_waits_for_its_peer():
         assert await reader.readline() == b"hello\n"
         await server.close(grace=0.05)
         assert await reader.read() == b""
+
+
+async def test_drain_waits_for_the_end_of_a_handler_that_it_has_woken():
+    ended = []
+
+    def handler(sock):
+        sock.sendall(b"hello\n")
+        sock.recv(1)
+        select.select([], [], [], 0.05)  # as clean-up does
+        ended.append(1)
+
+    timeouts = Timeouts(cleanup=10)
+    async with (
+        serving(compat.threaded(handler), "tcp://127.0.0.1:0", timeouts=timeouts) as server,
+        connect(server.addresses[0]) as (reader, _),
+    ):
+        assert await reader.readline() == b"hello\n"
+        await server.close(grace=0)
+        assert ended == [1]
+
+
+async def test_drain_gives_up_a_handler_whose_peer_has_reset(recorder):
+    inside, leave = threading.Event(), threading.Event()
+    threads = []
+
+    def handler(sock):
+        threads.append(threading.current_thread())
+        inside.set()
+        leave.wait(10)
+
+    async with serving(
+        compat.threaded(handler), "tcp://127.0.0.1:0",
+        timeouts=Timeouts(cleanup=0.01), observers=[recorder],
+    ) as server:  # fmt: skip
+        with socket.create_connection(_host(server)) as client:
+            await asyncio.to_thread(inside.wait, 10)
+            reset(client)
+        await server.close(grace=0)
+        assert recorder.of(Drained)[0].aborted == 1
+        leave.set()
+        await asyncio.to_thread(threads[0].join, 10)
+
+
+def reset(client):
+    """Close it so that the other end hears ECONNRESET."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+async def test_peer_that_resets_in_its_handshake_has_failed_in_it(tls: TLS, recorder):
+    async with serving(
+        compat.threaded(function), "tcp://127.0.0.1:0", tls=tls.server, observers=[recorder]
+    ) as server:
+        with socket.create_connection(_host(server)) as client:
+            await recorder.wait_for(Opened)
+            reset(client)
+        await recorder.wait_for(Closed)
+        assert server.stats.handshakes_failed == 1
+        assert not recorder.of(Disconnected)
 
 
 async def test_exception_is_one_event_and_the_end_of_the_connection(recorder):
@@ -211,6 +298,22 @@ async def test_handler_may_shut_the_server_down():
         writer.write(b"hello\n")
         assert await reader.read() == b"HELLO\n"
         await server.wait_closed()
+
+
+async def test_handler_that_shuts_the_server_down_can_still_answer():
+    class Handler(socketserver.BaseRequestHandler):
+        server: Any
+
+        def handle(self):
+            self.server.shutdown()
+            assert not select.select([self.request], [], [], 0.05)[0]
+            self.request.sendall(b"done")
+
+    async with (
+        serving(compat.threaded(Handler), "tcp://127.0.0.1:0") as server,
+        connect(server.addresses[0]) as (reader, _),
+    ):
+        assert await reader.read() == b"done"
 
 
 @pytest.mark.parametrize(
@@ -300,6 +403,104 @@ async def test_what_a_hook_raises_comes_out_of_serve():
             await task
 
 
+class Lingers(socketserver.StreamRequestHandler):
+    """Needs a moment when its peer is gone."""
+
+    ended: list[int]
+
+    def handle(self):
+        self.wfile.write(b"hello\n")
+        self.rfile.read()
+        select.select([], [], [], 0.02)
+        self.ended.append(1)
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+async def test_cancelled_scope_waits_for_handlers_that_were_woken(kind, caplog, monkeypatch):
+    assert awaiting.WAKE_GRACE == 0.25  # what the docs promise
+    monkeypatch.setattr(awaiting, "WAKE_GRACE", 10)  # a shared machine has its pauses
+    Lingers.ended = []
+    with getattr(compat, kind)(("127.0.0.1", 0), Lingers) as server:
+        async with anyio.create_task_group() as group:
+            group.start_soon(functools.partial(server.serve, grace=0.01))
+            reader, writer = await asyncio.open_connection(*server.server_address)
+            assert await reader.readline() == b"hello\n"
+            group.cancel_scope.cancel()
+        assert Lingers.ended == [1]
+        writer.close()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+def test_cancelling_does_not_wait_for_a_handler_that_does_not_end(kind, caplog, monkeypatch):
+    """Who ends after the loop has done so, too, without a word."""
+    monkeypatch.setattr(awaiting, "WAKE_GRACE", 0.01)
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    inside, leave = threading.Event(), threading.Event()
+    threads = []
+
+    class Stubborn(socketserver.BaseRequestHandler):
+        def handle(self):
+            threads.append(threading.current_thread())
+            inside.set()
+            leave.wait(10)
+
+    async def main(server):
+        task = asyncio.create_task(server.serve(grace=0.01))
+        _, writer = await asyncio.open_connection(*server.server_address)
+        await asyncio.to_thread(inside.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        writer.close()
+
+    with getattr(compat, kind)(("127.0.0.1", 0), Stubborn) as server:
+        asyncio.run(main(server))
+        assert [each.getMessage() for each in caplog.records] == [
+            "serve(): 1 threads did not end within the grace"
+        ]
+        leave.set()
+        for thread in threads:
+            thread.join(10)
+        server.shutdown()
+    assert not told
+
+
+@pytest.mark.parametrize("hook", ["shutdown", "service_actions"])
+async def test_what_a_hook_raises_while_serve_is_cancelled_is_logged(hook, caplog):
+    class Server(compat.TCPServer):
+        stopping = False
+        failed = threading.Event()
+
+        def service_actions(self):
+            if self.stopping and hook == "service_actions":
+                self.failed.set()
+                raise LookupError("in service_actions")
+
+        def shutdown(self):
+            self.stopping = True
+            if hook == "service_actions":
+                socket.create_connection(self.server_address[:2]).close()  # type: ignore[arg-type]
+                self.failed.wait(10)
+            super().shutdown()
+            if hook == "shutdown":
+                raise LookupError("in shutdown")
+
+    with Server(("127.0.0.1", 0), Upper) as server:
+        task = asyncio.create_task(server.serve())
+        assert await _ask(server.server_address) == b"HELLO\n"
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(10):
+            while not caplog.records:  # its thread may end a moment later
+                await asyncio.sleep(0)
+    (record,) = caplog.records
+    assert record.getMessage() == "stopping a server failed"
+    assert str(record.exc_info[1]) == f"in {hook}"
+
+
 # -- as in ThreadingTCPServer ----------------------------------------------------------------------
 
 
@@ -327,8 +528,9 @@ async def test_what_a_handler_raises_ends_its_thread_and_nothing_else(kind, fami
                     await asyncio.sleep(0)
             if kind is not SystemExit:  # which ends a thread without a word
                 assert type((await recorder.wait_for(Failed, count)).error) is kind
-        assert server.stats.handler_errors == (0 if kind is SystemExit else 2)
         assert server.state.name == "SERVING"
+        await server.close(grace=10)
+        assert server.stats.handler_errors == (0 if kind is SystemExit else 2)
 
 
 async def test_system_exit_of_a_hook_comes_out_of_serve():
@@ -371,6 +573,31 @@ async def test_handlers_find_one_server_for_each_address(directory):
         assert tcp.native is server
 
 
+async def test_addresses_of_two_families_with_one_port_have_two_servers():
+    class Handler(socketserver.BaseRequestHandler):
+        server: Any
+
+        def handle(self):
+            self.request.sendall(self.server.server_address[0].encode())
+
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(each) for each in _of_two_families()]
+        async with serving(compat.threaded(Handler), *listeners) as server:
+            for address, host in zip(server.addresses, (b"127.0.0.1", b"::1"), strict=True):
+                async with connect(address) as (reader, _):
+                    assert await reader.read() == host
+
+
+def _of_two_families() -> list[socket.socket]:
+    while True:
+        four = socket.create_server(("127.0.0.1", 0))
+        try:
+            six = ("::1", four.getsockname()[1])
+            return [four, socket.create_server(six, family=socket.AF_INET6)]
+        except OSError:  # somebody else has the port there
+            four.close()
+
+
 async def test_attribute_that_the_server_lacks_says_what_to_do():
     caught: list[str] = []
 
@@ -411,6 +638,73 @@ async def test_datagram_handler_sends_through_the_servers_socket():
                     await asyncio.sleep(0)
                 else:
                     break
+
+
+@contextlib.contextmanager
+def _full(path: str):
+    """A client whose queue takes no more until it reads."""
+    kind = socket.AF_UNIX, socket.SOCK_DGRAM
+    with socket.socket(*kind) as client, socket.socket(*kind) as filler:
+        client.bind(path)
+        filler.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                filler.sendto(b"before", path)
+        yield client
+
+
+class Replies(socketserver.BaseRequestHandler):
+    trying: threading.Event
+
+    def handle(self):
+        self.trying.set()
+        self.request[1].sendto(b"reply", self.client_address)
+
+
+async def test_reply_to_a_datagram_waits_for_room(directory, recorder):
+    Replies.trying = threading.Event()
+    url = f"unixgram://{directory}/s"
+    async with serving(compat.threaded(Replies), url, observers=[recorder]):
+        with _full(f"{directory}/c") as client:
+            client.sendto(b"x", f"{directory}/s")
+            await asyncio.to_thread(Replies.trying.wait, 10)
+            await asyncio.to_thread(select.select, [], [], [], 0.02)
+            assert not any(isinstance(each, Failed) for each in recorder.events)
+            client.settimeout(10)
+            while await asyncio.to_thread(client.recv, 10) != b"reply":
+                pass
+
+
+async def test_reply_to_a_datagram_does_not_wait_for_ever(directory, recorder, monkeypatch):
+    monkeypatch.setattr(hosting, "SEND_TIMEOUT", 0.02)
+    Replies.trying = threading.Event()
+    url = f"unixgram://{directory}/s"
+    async with serving(compat.threaded(Replies), url, observers=[recorder]):
+        with _full(f"{directory}/c") as client:
+            client.sendto(b"x", f"{directory}/s")
+            assert isinstance((await recorder.wait_for(Failed)).error, TimeoutError)
+
+
+async def test_datagram_handler_that_outlives_the_server_ends_without_a_word(caplog):
+    inside, leave = threading.Event(), threading.Event()
+    threads = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            threads.append(threading.current_thread())
+            inside.set()
+            leave.wait(10)
+
+    async with serving(compat.threaded(Handler), "udp://127.0.0.1:0") as server:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(b"x", ("127.0.0.1", server.addresses[0].port))
+        await asyncio.to_thread(inside.wait, 10)
+        await server.close(grace=0)
+    leave.set()
+    await asyncio.to_thread(threads[0].join, 10)
+    for _ in range(2):  # for what the thread has left to the loop
+        await asyncio.sleep(0)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
 def test_max_threads_is_finite_unless_somebody_says_so():

@@ -1,12 +1,14 @@
 """Threads that are used again, and that nobody can tell from new ones."""
 
 import contextlib
+import ctypes
 import dis
 import socket
 import socketserver
 import sys
 import threading
 import time
+import weakref
 from types import FrameType
 from typing import Any
 
@@ -16,6 +18,7 @@ import compat
 from compat import pool as pool_module
 from compat import worker as worker_module
 from compat.pool import Job, Pool, join_all
+from tests.test_compat_engine import run, wait_until
 from tests.test_compat_rows import ANY, Upper, ask, serving
 
 OURS = (pool_module.__file__, worker_module.__file__, threading.__file__)
@@ -98,7 +101,9 @@ def test_exception_at_any_moment_leaves_a_job_that_ran_or_never_was(way, pool):
         running(pool, Job(int, (), daemon=True)).join(10)
         pool.retire()
     assert place > 10
-    assert system_threads() <= before
+    wait_until(
+        lambda: system_threads() <= before
+    )  # one that got a job which was given up ends by itself
 
 
 def test_exception_at_any_moment_of_retiring_leaves_a_pool_that_can_be_retired(pool):
@@ -200,6 +205,22 @@ def test_max_idle_is_the_number_of_threads_that_are_kept(max_idle):
     assert system_threads() <= before
 
 
+def test_nobody_idles_for_whom_the_process_would_wait_after_its_main_thread():
+    program = """
+import threading
+exiting = threading.Event()
+threading._register_atexit(exiting.set)  # the last one in comes first: after that of the pools
+from compat import pool, worker
+worker.IDLE_SECONDS = 3600
+pool = pool.Pool("test")
+def later():
+    exiting.wait()
+    pool.run(worker.Job(print, ("done",), daemon=False))
+threading.Thread(target=later).start()
+"""
+    assert run(program, compat) == "done\n"
+
+
 def test_daemon_and_other_threads_are_not_mixed(pool):
     seen = []
     for daemon in (True, False, True, False):
@@ -250,6 +271,8 @@ def test_job_is_the_thread_that_it_runs_in(pool):
     job.join(10)
     assert seen == [job, True, True, True]
     assert isinstance(job, threading.Thread)
+    with pytest.raises(RuntimeError, match="only be started once"):
+        job.start()
     assert job.name.endswith(" (test)")
     assert not job.is_alive()
 
@@ -303,6 +326,27 @@ def test_finished_job_holds_nothing(pool):
     job = running(pool, Job(int, ("1",), daemon=True))
     job.join(10)
     assert (job.target, job.args) == (None, ())
+
+
+def test_idle_thread_does_not_hold_its_last_job(pool):
+    running(pool, Job(int, (), daemon=True)).join(10)  # is its thread, and stays
+    job = running(pool, Job(int, (), daemon=True))
+    job.join(10)
+    last = weakref.ref(job)
+    del job
+    wait_until(lambda: last() is None)
+    assert len(pool._idle) == 1
+
+
+def test_server_close_leaves_no_thread_of_the_system(monkeypatch):
+    """Idle ones are on no list of Python's."""
+    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 60)
+    before = system_threads()
+    with serving(compat.ThreadingTCPServer(ANY, Upper)) as server:
+        assert ask(server) == b"HELLO\n"
+        pool = vars(server)["_asyncserver_pool"]
+        wait_until(lambda: pool._idle)
+    wait_until(lambda: system_threads() <= before)
 
 
 def test_server_threads_are_threads():
@@ -392,16 +436,34 @@ def test_exception_of_a_job_goes_to_the_threads_hook(pool, monkeypatch):
 
 
 def test_exception_sent_into_an_idle_thread_costs_nobody_a_job(pool, monkeypatch):
-    import ctypes
-
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)  # pytest's own tells
+    """And is told to nobody: it was meant for a request that has ended."""
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
     running(pool, Job(int, (), daemon=True)).join(10)
     (worker,) = pool._idle
-    ident, error = worker.thread.ident, ctypes.py_object(SystemExit)
+    ident = worker.thread.ident
+    wait_until(lambda: sys._current_frames()[ident].f_code.co_name == "_next")
+    error = ctypes.py_object(LookupError)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), error)
     job = running(pool, Job(int, (), daemon=True))
     job.join(10)
+    worker.join(10)
     assert not job.is_alive()
+    assert not told
+
+
+def test_job_that_comes_while_its_thread_gives_up_waiting_is_done(monkeypatch):
+    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0)
+    job = Job(int, (), daemon=True)
+
+    class Late:
+        def gone(self, worker):
+            worker.mail.put(job)
+
+        def finished(self, worker, job):
+            raise NotImplementedError
+
+    assert worker_module.Worker(Late(), Job(int, (), daemon=True))._next() is job
 
 
 # -- the end of the process, and children ----------------------------------------------------------
@@ -436,3 +498,30 @@ def test_forked_child_waits_for_no_thread_of_its_parents():
                     os._exit(status)
             assert os.waitpid(pid, 0)[1] == 0
             leave.set()
+
+
+def test_forked_child_of_a_handler_ends_with_the_handler():
+    """And its only thread is at work until then, to whoever looks."""
+    program = """
+import os, signal, socket, sys, threading
+class Handler(module.BaseRequestHandler):
+    def handle(self):
+        pid = os.fork()
+        if pid:
+            self.server.child = pid
+            return
+        signal.alarm(10)
+        if "compat.worker" in sys.modules:
+            sys.modules["compat.worker"].IDLE_SECONDS = 3600
+        if not threading.current_thread().is_alive():
+            os._exit(3)
+server = module.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+thread.start()
+with socket.create_connection(server.server_address) as client:
+    client.recv(1)
+server.shutdown()
+server.server_close()
+print(os.waitstatus_to_exitcode(os.waitpid(server.child, 0)[1]))
+"""
+    assert run(program, socketserver) == run(program, compat) == "0\n"

@@ -368,3 +368,12 @@ async def test_what_is_sent_does_not_wait_for_more(proto):
     async with pair(sock) as (connection, _, _):
         raw = connection.extra(SocketAttribute.raw_socket)
         assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("loop", ["lines", "chunks"])
+async def test_a_loop_over_a_connection_that_is_reset_does_not_end_as_if_all_had_come(loop):
+    async with pair(TCP) as (connection, _, writer):
+        writer.write(b"line\n")
+        with pytest.raises(ConnectionBroken):
+            async for _ in connection.lines() if loop == "lines" else connection:
+                reset(writer)

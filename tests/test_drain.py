@@ -6,11 +6,13 @@ import errno
 import socket
 import struct
 import threading
+from typing import Any
 
 import pytest
 
 import asyncserver
 from asyncserver import Limits, Server, ServerState, ServerStateError, SettingError, Timeouts
+from asyncserver.drain import Drain, read
 from asyncserver.events import Drained, Draining, Opened, Refused
 from tests.conftest import TLS, connect, descriptors, serving, upper
 
@@ -214,6 +216,37 @@ async def test_who_has_been_silent_for_long_is_told_at_once(recorder):
     await server.close(grace=30)
     assert loop.time() - start == pytest.approx(0, abs=0.1)
     client.close()
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_a_guest_of_the_queue_leaves_when_it_was_answered():
+    """As it is told while it opens, and has no need to be told again."""
+    loop = asyncio.get_running_loop()
+    server = Server(upper, TCP, limits=Limits(connections=1), timeouts=Timeouts(first=20))
+    await server.start()
+    clients = [dial(server.addresses[0]) for _ in range(3)]
+    for client in clients:
+        client.sendall(b"hello\n")
+    start = loop.time()
+    await server.close(grace=60)
+    assert loop.time() - start == pytest.approx(0, abs=0.5)
+    assert await answers(clients) == [b"HELLO\n"] * 3
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_without_first_words_guests_of_the_queue_need_not_shake_hands(tls: TLS, recorder):
+    loop = asyncio.get_running_loop()
+    server = Server(
+        upper, TCP, tls=tls.server, observers=[recorder],
+        limits=Limits(connections=1), timeouts=Timeouts(first=1e-9),
+    )  # fmt: skip
+    await server.start()
+    clients = [dial(server.addresses[0]) for _ in range(3)]
+    start = loop.time()
+    await server.close(grace=60)
+    assert loop.time() - start == pytest.approx(0, abs=0.5)
+    assert await answers(clients) == [b""] * 3
+    assert len(recorder.of(Opened)) == 3
 
 
 @pytest.mark.asyncio(loop_factories=["virtual"])
@@ -638,6 +671,134 @@ async def test_handlers_have_time_to_clean_up(recorder):
             client.close()
     assert len(cleaned) == 20
     assert recorder.of(Drained) == [Drained(finished=0, cancelled=20, aborted=0)]
+
+
+async def test_time_to_clean_up_grows_with_the_number_up_to_ten_times():
+    seconds = [Drain(0.5)._time_to_clean_up(tasks) for tasks in (1, 500, 1000, 5000, 100_000)]
+    assert seconds == [0.5, 0.5, 1.0, 5.0, 5.0]
+    assert Drain(None)._time_to_clean_up(1) is None
+
+
+async def test_who_gives_up_waiting_for_the_loop_leaves_no_error(caplog):
+    loop = asyncio.get_running_loop()
+    waiting = asyncio.create_task(read(loop))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert waiting.cancelled()
+    assert not caplog.records
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
+@pytest.mark.parametrize("speaks", [False, True])
+@pytest.mark.parametrize("way", ["closed", "cut off"])
+async def test_a_server_that_is_closed_leaves_no_timer(speaks, way, recorder):
+    loop: Any = asyncio.get_running_loop()
+    server = Server(upper, TCP, observers=[recorder], timeouts=Timeouts(first=100))
+    await server.start()
+    client = dial(server.addresses[0])
+    await recorder.wait_for(Opened)
+    if way == "closed":
+        closing = asyncio.create_task(server.close(grace=10))
+        await recorder.wait_for(Draining)
+        if speaks:
+            client.sendall(b"hello\n")
+        await closing
+    else:
+        server.begin_close(grace=None)
+        await asyncio.sleep(0)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await server.close()
+    client.close()
+    assert not [each for each in loop._scheduled if not each.cancelled()]
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_a_protocol_is_told_once_though_two_deadlines_are_over_at_once(recorder):
+    told = []
+
+    class Protocol(asyncio.Protocol):
+        def closing(self):
+            told.append(1)
+
+    server = Server(Protocol, TCP, observers=[recorder], timeouts=Timeouts(first=5))
+    await server.start()
+    client = dial(server.addresses[0])
+    await recorder.wait_for(Opened)
+    closing = asyncio.create_task(server.close(grace=10))
+    await recorder.wait_for(Draining)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    asyncio.get_running_loop()._jumped += 20  # type: ignore[attr-defined] # held up for so long
+    await closing
+    client.close()
+    assert told == [1]
+
+
+async def test_a_task_factory_that_fails_costs_one_client_and_no_place(recorder, caplog):
+    loop = asyncio.get_running_loop()
+
+    def factory(loop, coro, **_):
+        coro.close()
+        raise LookupError("no task")
+
+    limits = Limits(connections=1)
+    async with serving(upper, TCP, limits=limits, observers=[recorder]) as server:
+        client = dial(server.addresses[0])
+        loop.set_task_factory(factory)
+        try:
+            heard = await answer(client)
+        finally:
+            loop.set_task_factory(None)
+        assert heard == b""
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(b"hello\n")
+            assert await reader.readline() == b"HELLO\n"
+    assert "no task" in caplog.text
+
+
+async def test_the_second_of_two_loops_inside_of_a_loop_is_no_outermost_one(recorder):
+    """It has taken nothing when the drain comes, and all has been answered."""
+
+    async def handler(connection):
+        async for _ in connection.lines():
+            for _ in range(2):
+                await connection.send(b"go on\n")
+                async for line in connection.lines():
+                    if line == b".\n":
+                        break
+            await connection.send(b"ok\n")
+
+    async with serving(handler, TCP, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(b"begin\n.\n")
+            assert await reader.readexactly(12) == b"go on\ngo on\n"
+            server.begin_close(10)
+            await recorder.wait_for(Draining)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            writer.write(b"the rest\n.\n")
+            assert await reader.read() == b"ok\n"
+
+
+async def test_who_was_never_spoken_to_may_be_told_goodbye(url):
+    """Nothing was taken, so nothing can be confirmed by mistake."""
+
+    async def handler(connection):
+        async for _ in connection.lines():
+            pass
+        await connection.send(b"bye\n")
+
+    async with serving(handler, url, timeouts=Timeouts(first=1e-9)) as server:
+        async with connect(server.addresses[0]) as (reader, _):
+            while not server.stats.active:
+                await asyncio.sleep(0)
+            server.begin_close(10)
+            assert await reader.read() == b"bye\n"
 
 
 @pytest.mark.parametrize("how", ["task", "gather", "wait_for", "group"])

@@ -306,3 +306,21 @@ async def test_whoever_sends_when_the_connection_has_failed_gets_the_error():
     driven.loop.call_soon(driven.protocol.fail, DeadlineExceeded("write", 1.0))
     await driven.task
     assert driven.transport.written == []
+
+
+async def test_what_the_task_waits_for_answers_as_a_future_does():
+    """A future that is done cannot be cancelled any more."""
+
+    async def handler(connection):
+        await connection.readline()
+
+    driven = Driven(handler)
+    await asyncio.sleep(0)
+    assert (driven.protocol.done(), driven.protocol.cancelled()) == (False, False)
+    driven.protocol.wake_task()
+    assert (driven.protocol.done(), driven.protocol.cancelled()) == (True, False)
+    assert not driven.protocol.cancel()
+    assert not driven.protocol.cancelled()
+    driven.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await driven.task

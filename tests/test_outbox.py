@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import itertools
 import socket
+from collections import deque
 
 import pytest
 
 from asyncserver import ConnectionBroken, ConnectionClosed, DeadlineExceeded, Limits, Timeouts
 from asyncserver.datagram import DatagramEndpoint
 from asyncserver.events import Disconnected, Failed
-from asyncserver.outbox import PROBES, Outbox
+from asyncserver.outbox import BURST, PROBES, Outbox
 from tests.conftest import descriptors, serving
 from tests.test_datagram import receive
 
@@ -315,3 +316,103 @@ async def test_a_socket_that_has_no_room_though_it_says_so_is_asked_now_and_then
         assert len(tries) < 30
         assert [tries[0], *tries[-2:]] == [b"1", b"2", b"3"]
         outbox.close()
+
+
+# -- without a server ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bound(directory):
+    """A bound Unix socket, and the path of another one."""
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer,
+    ):
+        sock.setblocking(False)
+        sock.bind(f"{directory}/ours")
+        peer.bind(f"{directory}/peer")
+        yield sock, f"{directory}/peer"
+
+
+@pytest.fixture
+def datagrams():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        yield sock
+
+
+async def test_only_so_many_lines_have_a_descriptor_of_their_own(bound):
+    sock, peer = bound
+    outbox = Outbox(sock, lambda *_: False)
+    outbox._probes = dict.fromkeys(range(PROBES - 1), sock)
+    probe = outbox._probe(peer)
+    assert probe is not None
+    outbox._probes[peer] = probe
+    assert outbox._probe(peer) is None
+    probe.close()
+
+
+async def test_a_long_line_that_may_go_on_goes_on_to_its_end(bound):
+    """A burst a turn, though nothing more happens to the socket."""
+    sock, peer = bound
+    sent = []
+
+    def send(data, *_):
+        sent.append(data)
+        return True
+
+    outbox = Outbox(sock, send)
+    loop = asyncio.get_running_loop()
+    replies = [b"%d" % number for number in range(3 * BURST)]
+    outbox._lines[peer] = deque((loop.create_future(), each, peer, []) for each in replies)
+    outbox._advance(peer)
+    assert len(sent) == BURST
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert sent == replies
+    assert not outbox._lines
+    outbox.close()
+
+
+async def test_when_no_line_is_held_nobody_looks_who_has_read(bound):
+    sock, peer = bound
+    outbox = Outbox(sock, lambda *_: True)
+    for key in (peer, "another"):
+        outbox._hold(key)
+    assert outbox._reads is not None
+    fileno = outbox._reads.fileno()
+    for key in (peer, "another"):
+        outbox._unwatch(key)
+    assert not asyncio.get_running_loop().remove_reader(fileno)
+    outbox.close()
+
+
+async def test_whatever_sending_raises_reaches_who_waits(datagrams):
+    outcomes = [False, LookupError("no")]
+
+    def send(*_):
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    outbox = Outbox(datagrams, send)
+    with pytest.raises(LookupError, match="no"):
+        async with asyncio.timeout(10):
+            await outbox.wait(b"x", ("127.0.0.1", 1), [], None)
+    assert not outbox._lines
+
+
+@pytest.mark.asyncio(loop_factories=["virtual"])
+async def test_who_does_not_wait_any_more_leaves_nothing_behind(datagrams):
+    """Neither a timer that goes on, nor a reply that will never be sent."""
+    loop = asyncio.get_running_loop()
+    answers = [False, True]
+    outbox = Outbox(datagrams, lambda *_: answers.pop(0) if answers else False)
+    await outbox.wait(b"x", ("127.0.0.1", 1), [], 1000)
+    assert not [each for each in loop._scheduled if not each.cancelled()]  # type: ignore[attr-defined]
+    with pytest.raises(DeadlineExceeded):
+        await outbox.wait(b"x", ("127.0.0.1", 1), [], 10)
+    assert not outbox._lines
+    assert not outbox._probes
+    assert not outbox.watchful

@@ -163,6 +163,47 @@ async def test_lifetime_cancels_the_handler(url, recorder):
     assert cancelled.is_set()
 
 
+@pytest.mark.parametrize("deadline", ["idle", "lifetime"])
+async def test_handler_that_goes_on_is_told_once(deadline, recorder):
+    told = []
+
+    async def stubborn(connection):
+        try:
+            await connection.readline()
+        except (DeadlineExceeded, asyncio.CancelledError) as exc:
+            told.append(exc)
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError as exc:
+            told.append(exc)
+
+    timeouts = Timeouts(**{"idle": None, deadline: 10})
+    async with serving(stubborn, TCP, timeouts=timeouts, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, _):
+            assert await reader.read() == b""
+        await recorder.wait_for(Closed)
+        assert server.stats.expired == {deadline: 1}
+    assert len(told) == len(recorder.of(Expired)) == 1
+
+
+async def test_message_inside_of_a_message_does_not_begin_its_deadline_anew(recorder):
+    async def handler(connection):
+        async with connection.message():
+            for _ in range(20):
+                async with connection.message():
+                    await connection.readline()
+
+    timeouts = Timeouts(message=10)
+    async with serving(handler, TCP, timeouts=timeouts, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, writer):
+            for _ in range(4):
+                writer.write(b"row\n")
+                await asyncio.sleep(2)
+            assert await reader.read() == b""
+        await recorder.wait_for(Closed)
+        assert server.stats.expired == {"message": 1}
+
+
 async def test_lifetime_of_a_protocol(recorder):
     timeouts = Timeouts(lifetime=60)
     async with serving(asyncio.Protocol, TCP, timeouts=timeouts, observers=[recorder]) as server:
@@ -205,7 +246,16 @@ async def test_reads_and_writes_start_no_timer(monkeypatch):
         writer.write(b"hello\n")
         await reader.readline()
         timers = []
-        monkeypatch.setattr(loop, "call_at", lambda *args, **kwargs: timers.append(args))
+        call_at = loop.call_at
+        assert server._crew is not None
+        watch = server._crew.watch
+
+        def note(when, callback, *args, **kwargs):
+            if callback != watch:  # one for all, once a tick
+                timers.append(callback)
+            return call_at(when, callback, *args, **kwargs)
+
+        monkeypatch.setattr(loop, "call_at", note)
         for _ in range(1000):
             writer.write(b"hello\n")
             await reader.readline()
