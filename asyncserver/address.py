@@ -35,8 +35,8 @@ class Address(str):
 
     Attributes:
         scheme: "tcp", "udp", "unix" or "unixgram".
-        host: host name or IP address without brackets, a zone behind `%`; empty for all of this
-            machine's, and for Unix sockets.
+        host: host name or IP address without brackets, a zone behind `%`; an IPv4 address without the
+            `::ffff:` that IPv6 has for it; empty for all of this machine's, and for Unix sockets.
         port: 0 for a free one; always 0 for Unix sockets.
         path: of a Unix socket, a leading "@" for an abstract name; else empty. Bytes that are no
             UTF-8 are surrogates in it, as `os.fsdecode` has it.
@@ -184,7 +184,7 @@ def _ipv6(url: str, text: str) -> str:
     """Read what stands in brackets; a zone behind `%25` (RFC 6874), or as ip(8) writes it."""
     address, percent, zone = text.partition("%")
     try:
-        ipaddress.IPv6Address(address)
+        mapped = ipaddress.IPv6Address(address).ipv4_mapped
         if zone.startswith("25") and len(zone) > len("25"):
             zone = unquote_to_bytes(zone[2:]).decode()
     except ValueError:
@@ -193,7 +193,9 @@ def _ipv6(url: str, text: str) -> str:
         ) from None
     if percent and not zone:
         raise AddressError(f"{url!r}: the zone is empty; write it like tcp://[fe80::1%25eth0]:9999")
-    return f"{address.lower()}%{zone}" if percent else address.lower()
+    if percent:
+        return f"{address.lower()}%{zone}"
+    return address.lower() if mapped is None else str(mapped)
 
 
 def _unix_path(url: str, rest: str) -> str:

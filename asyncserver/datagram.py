@@ -169,7 +169,8 @@ class DatagramEndpoint:
         self._among = among
         self._size = size
         self._reading = False
-        self.name = sock.getsockname()
+        # The kernel keeps a relative path as it was given to bind(2).
+        self.name = address.path if address.is_unix else sock.getsockname()
         self._asks = not address.is_unix and has_many(self.name[0])
         if self._asks:
             ask(sock)
