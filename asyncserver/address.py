@@ -76,15 +76,22 @@ class Address(str):
     @classmethod
     def of_ip(cls, scheme: str, host: str, port: int) -> "Address":
         """Write the URL of an IP address and port."""
+        if not isinstance(host, str):
+            raise AddressError(f"{host!r} is no host: write text, like '127.0.0.1'")
         address, percent, zone = host.partition("%")
         if percent:
-            address += f"%25{quote(zone, safe='')}"
+            address += f"%25{quote(zone, safe='', errors='surrogatepass')}"
         return cls(f"{scheme}://[{address}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
 
     @classmethod
     def of_path(cls, scheme: str, path: str) -> "Address":
         """Write the URL of a Unix socket's path, or of its abstract name with a leading "@"."""
-        return cls(f"{scheme}:{_quoted(path)}")
+        if not isinstance(path, str):
+            raise AddressError(f"{path!r} is no path: write text, like '/run/server.sock'")
+        try:
+            return cls(f"{scheme}:{_quoted(path)}")
+        except UnicodeError:  # a surrogate that stands for no byte
+            raise AddressError(f"{path!r} is no path: it is no text") from None
 
     @property
     def is_unix(self) -> bool:
@@ -122,6 +129,8 @@ def peer_address(raw: object) -> PeerAddress:
 def _instead_of(thing: object) -> str:  # noqa: PLR0911 - one case a mistake
     """Return what to write for something that is no text."""
     match thing:
+        case memoryview():  # which is no sequence of whatever it shows
+            return f"write {FORMS}"
         case (str(host), int(port), *_):
             return f"write {f'tcp://[{host}]:{port}' if ':' in host else f'tcp://{host}:{port}'!r}"
         case tuple() | list() | set():

@@ -9,12 +9,14 @@ Whatever else the handler awaits, the task awaits.
 
 import asyncio
 import os
-from asyncio import _enter_task, _leave_task, current_task
+from asyncio import _enter_task, _get_running_loop, _leave_task, current_task
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final, Self
 
-__all__ = ("Driver", "park", "turn")
+from asyncserver.errors import ServerStateError
+
+__all__ = ("Driver", "check_loop", "park", "turn")
 
 PARKED: Final = object()  # what a coroutine yields when it waits for its driver
 NOTHING: Final = object()
@@ -44,6 +46,15 @@ class _Turn:
 park: Final[Awaitable[None]] = _Park()  # type: ignore[assignment] # an iterator is all it takes
 # To be awaited in any task: lets the others on the loop have their turn.
 turn: Final[Awaitable[None]] = _Turn()  # type: ignore[assignment] # likewise
+
+
+def check_loop(loop: asyncio.AbstractEventLoop, thing: str) -> None:
+    """Raise `ServerStateError`, if another event loop runs here than the one that `thing` belongs to."""
+    if _get_running_loop() is not loop:
+        raise ServerStateError(
+            f"this {thing} belongs to another event loop: write loop.call_soon_threadsafe(...) or"
+            " asyncio.run_coroutine_threadsafe(..., loop), with that loop"
+        )
 
 
 class Driver(Coroutine[Any, Any, Any]):
