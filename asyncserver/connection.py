@@ -281,7 +281,7 @@ class Connection(Reader, ByteStream):
         check_loop(protocol.loop, "connection")
         if not self._closed:
             self._closed = True
-            self.closed_by_handler = asyncio.current_task() is protocol.task
+            self.closed_by_handler = asyncio.current_task(protocol.loop) is protocol.task
         protocol.sendable = False
         protocol.ended = True
         protocol.buffer.take(protocol.buffer.size)

@@ -49,8 +49,12 @@ turn: Final[Awaitable[None]] = _Turn()  # type: ignore[assignment] # likewise
 
 
 def check_loop(loop: asyncio.AbstractEventLoop, thing: str) -> None:
-    """Raise `ServerStateError`, if another event loop runs here than the one that `thing` belongs to."""
-    if _get_running_loop() is not loop:
+    """Raise `ServerStateError`, if `thing` belongs to an event loop that runs elsewhere.
+
+    What is left of it when that loop runs no more, can be closed anywhere.
+    """
+    here = _get_running_loop()
+    if here is not loop and (here is not None or loop.is_running()):
         raise ServerStateError(
             f"this {thing} belongs to another event loop: write loop.call_soon_threadsafe(...) or"
             " asyncio.run_coroutine_threadsafe(..., loop), with that loop"

@@ -173,7 +173,7 @@ class StreamWriteFile:
     def __init__(self, connection: Connection) -> None:
         self.write = connection.send
 
-    async def writelines(self, lines: Iterable[bytes]) -> None:
+    async def writelines(self, lines: Iterable[bytes | bytearray | memoryview]) -> None:
         """Send all `lines`; as in `io`, none gets a newline added."""
         await self.write(b"".join([octets("writelines()", line) for line in lines]))
 
@@ -206,7 +206,7 @@ class DatagramWriteFile:
     def __init__(self) -> None:
         self._file = io.BytesIO()
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append to the reply."""
         self._file.write(octets("write()", data))
 

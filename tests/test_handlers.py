@@ -5,6 +5,7 @@ import contextlib
 import functools
 import socket
 import socketserver
+from typing import Any
 
 import pytest
 
@@ -503,7 +504,8 @@ async def test_files_name_what_they_were_given(wrong, directory):
         async def handle(self):
             with pytest.raises(TypeError, match=rf"^writelines\(\) takes bytes.*not {kind}"):
                 await self.wfile.writelines([b"lost", wrong])
-            await self.wfile.writelines(iter([b"kept ", memoryview(b"a.n.d")[::2]]))
+            lines: list[Any] = [b"kept ", memoryview(b"a.n.d")[::2]]
+            await self.wfile.writelines(iter(lines))
 
     class Packet(asyncserver.DatagramRequestHandler):
         async def handle(self):
