@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import sys
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -234,6 +235,8 @@ BLOCKS: list[Any] = [asyncio_timeout, asyncio_task_group, anyio_scope, anyio_tas
 @pytest.mark.parametrize("block", BLOCKS)
 async def test_a_block_that_ends_with_the_data_takes_its_request_back(block, after, order):
     """Whichever came first: no byte is lost, and nothing of the request hits what comes behind it."""
+    # Before Python 3.13 a TaskGroup counts on, in a plain task as well; but it harms nothing behind it.
+    keeps = block is asyncio_task_group and sys.version_info < (3, 13)
     trigger: list[Any] = []
     read = []
     future = asyncio.get_running_loop().create_future()
@@ -247,7 +250,7 @@ async def test_a_block_that_ends_with_the_data_takes_its_request_back(block, aft
                 await future
             elif after == "read":
                 read.append(await connection.read(1))
-        assert driven.task.cancelling() == 0
+        assert keeps or driven.task.cancelling() == 0
         await asyncio.sleep(0)
         while len(read) < 3:
             read.append(await connection.read(1))
@@ -273,4 +276,4 @@ async def test_a_block_that_ends_with_the_data_takes_its_request_back(block, aft
     async with asyncio.timeout(5):
         assert await driven.task == "done"
     assert read == [b"a", b"b", b"c"]
-    assert driven.task.cancelling() == 0
+    assert keeps or driven.task.cancelling() == 0
