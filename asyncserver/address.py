@@ -35,8 +35,8 @@ class Address(str):
 
     Attributes:
         scheme: "tcp", "udp", "unix" or "unixgram".
-        host: host name or IP address without brackets, a zone behind `%`; empty for all of this
-            machine's, and for Unix sockets.
+        host: host name or IP address without brackets, a zone behind `%`; an IPv4 address without the
+            `::ffff:` that IPv6 has for it; empty for all of this machine's, and for Unix sockets.
         port: 0 for a free one; always 0 for Unix sockets.
         path: of a Unix socket, a leading "@" for an abstract name; else empty. Bytes that are no
             UTF-8 are surrogates in it, as `os.fsdecode` has it.
@@ -76,15 +76,22 @@ class Address(str):
     @classmethod
     def of_ip(cls, scheme: str, host: str, port: int) -> "Address":
         """Write the URL of an IP address and port."""
+        if not isinstance(host, str):
+            raise AddressError(f"{host!r} is no host: write text, like '127.0.0.1'")
         address, percent, zone = host.partition("%")
         if percent:
-            address += f"%25{quote(zone, safe='')}"
+            address += f"%25{quote(zone, safe='', errors='surrogatepass')}"
         return cls(f"{scheme}://[{address}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
 
     @classmethod
     def of_path(cls, scheme: str, path: str) -> "Address":
         """Write the URL of a Unix socket's path, or of its abstract name with a leading "@"."""
-        return cls(f"{scheme}:{_quoted(path)}")
+        if not isinstance(path, str):
+            raise AddressError(f"{path!r} is no path: write text, like '/run/server.sock'")
+        try:
+            return cls(f"{scheme}:{_quoted(path)}")
+        except UnicodeError:  # a surrogate that stands for no byte
+            raise AddressError(f"{path!r} is no path: it is no text") from None
 
     @property
     def is_unix(self) -> bool:
@@ -122,6 +129,8 @@ def peer_address(raw: object) -> PeerAddress:
 def _instead_of(thing: object) -> str:  # noqa: PLR0911 - one case a mistake
     """Return what to write for something that is no text."""
     match thing:
+        case memoryview():  # which is no sequence of whatever it shows
+            return f"write {FORMS}"
         case (str(host), int(port), *_):
             return f"write {f'tcp://[{host}]:{port}' if ':' in host else f'tcp://{host}:{port}'!r}"
         case tuple() | list() | set():
@@ -184,7 +193,7 @@ def _ipv6(url: str, text: str) -> str:
     """Read what stands in brackets; a zone behind `%25` (RFC 6874), or as ip(8) writes it."""
     address, percent, zone = text.partition("%")
     try:
-        ipaddress.IPv6Address(address)
+        mapped = ipaddress.IPv6Address(address).ipv4_mapped
         if zone.startswith("25") and len(zone) > len("25"):
             zone = unquote_to_bytes(zone[2:]).decode()
     except ValueError:
@@ -193,7 +202,9 @@ def _ipv6(url: str, text: str) -> str:
         ) from None
     if percent and not zone:
         raise AddressError(f"{url!r}: the zone is empty; write it like tcp://[fe80::1%25eth0]:9999")
-    return f"{address.lower()}%{zone}" if percent else address.lower()
+    if percent:
+        return f"{address.lower()}%{zone}"
+    return address.lower() if mapped is None else str(mapped)
 
 
 def _unix_path(url: str, rest: str) -> str:

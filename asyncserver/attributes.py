@@ -4,7 +4,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSAttribute
@@ -25,22 +25,25 @@ class Credentials(NamedTuple):
     gid: int
 
 
-def credentials(sock: socket.socket) -> Credentials | None:
-    """Return who is at the other end of a Unix socket; `None` elsewhere."""
-    if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+def credentials(sock: socket.socket | None) -> Credentials | None:
+    """Return who is at the other end of a Unix socket; `None` elsewhere, and of a closed one."""
+    if not _is_open(sock) or sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
         return None
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, THREE_NUMBERS.size)
     return Credentials(*THREE_NUMBERS.unpack(raw))
 
 
-def socket_attributes(sock: socket.socket, local: PeerAddress, peer: PeerAddress) -> Attributes:
-    """Return what is known of a socket with these two ends."""
+def socket_attributes(
+    sock: socket.socket | None, local: PeerAddress, peer: PeerAddress
+) -> Attributes:
+    """Return what is known of a socket with these two ends; of a closed one, only these."""
     attributes: Attributes = {
-        SocketAttribute.family: lambda: socket.AddressFamily(sock.family),
         SocketAttribute.local_address: lambda: _connectable(local),
-        SocketAttribute.raw_socket: lambda: sock,
         SocketAttribute.remote_address: lambda: _connectable(peer),
     }
+    if _is_open(sock):
+        attributes[SocketAttribute.family] = lambda: socket.AddressFamily(sock.family)
+        attributes[SocketAttribute.raw_socket] = lambda: sock
     if not isinstance(local, str) and not isinstance(peer, str):
         attributes[SocketAttribute.local_port] = lambda: local[1]
         attributes[SocketAttribute.remote_port] = lambda: peer[1]
@@ -60,6 +63,11 @@ def tls_attributes(tls: ssl.SSLObject) -> Attributes:
         TLSAttribute.ssl_object: lambda: tls,
         TLSAttribute.tls_version: tls.version,
     }
+
+
+def _is_open(sock: socket.socket | None) -> TypeGuard[socket.socket]:
+    """Whether there is one: a transport that is closed may have forgotten its own."""
+    return sock is not None and sock.fileno() >= 0
 
 
 def _connectable(address: PeerAddress) -> PeerAddress:

@@ -5,6 +5,7 @@ in `protocol`; who closes it, and when, is the server's business.
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -22,6 +23,7 @@ from asyncserver.attributes import (
 from asyncserver.buffer import ReceiveBuffer
 from asyncserver.closing import Closing
 from asyncserver.contexts import server_context
+from asyncserver.driver import check_loop
 from asyncserver.errors import (
     ConnectionBusy,
     ConnectionClosed,
@@ -112,11 +114,13 @@ class Connection(Reader, ByteStream):
         if self._closed or self._protocol.lost:
             raise self._why_not()
         protocol = self._protocol
+        check_loop(protocol.loop, "connection")
         if protocol.sendable:
             protocol.sendable = False
             protocol.answered = True
             protocol.flush()
-            protocol.transport.write_eof()
+            with contextlib.suppress(OSError):  # the peer has gone, as whoever reads will hear
+                protocol.transport.write_eof()
 
     async def aclose(self) -> None:
         """Close: what was sent still goes out, for up to `Timeouts.write`. Never raises an error.
@@ -165,6 +169,7 @@ class Connection(Reader, ByteStream):
         protocol = self._protocol
         if self._closed or protocol.lost:
             raise self._why_not()
+        check_loop(protocol.loop, "connection")
         if protocol.reading:
             raise ConnectionBusy("reading from")
         if self.tls is not None:
@@ -235,7 +240,7 @@ class Connection(Reader, ByteStream):
 
     @property
     def credentials(self) -> Credentials | None:
-        """The process at the other end of a Unix socket; `None` elsewhere."""
+        """The process at the other end of a Unix socket; `None` elsewhere, and when it is closed."""
         return credentials(self._protocol.transport.get_extra_info("socket"))
 
     @property
@@ -273,9 +278,10 @@ class Connection(Reader, ByteStream):
     def _end(self) -> None:
         """End it on this side: nothing is left to read, nothing more is sent, nobody waits."""
         protocol = self._protocol
+        check_loop(protocol.loop, "connection")
         if not self._closed:
             self._closed = True
-            self.closed_by_handler = asyncio.current_task() is protocol.task
+            self.closed_by_handler = asyncio.current_task(protocol.loop) is protocol.task
         protocol.sendable = False
         protocol.ended = True
         protocol.buffer.take(protocol.buffer.size)

@@ -15,7 +15,7 @@ from asyncserver.address import PeerAddress
 from asyncserver.drain import Drain, once_read, read
 from asyncserver.gate import Gate
 from asyncserver.pace import Pace
-from asyncserver.packets import EAGERLY, Packets, retrieve
+from asyncserver.packets import EAGERLY, Packets, unheard
 from asyncserver.session import Session, Terms
 
 __all__ = ("Crew",)
@@ -104,8 +104,10 @@ class Crew:
         received, sent = session.release()
         self._gate.leave(session.host)
         self._left()
+        error = unheard(task)
+        if error is not None:
+            self._terms.observers.emit(events.Failed(session.peer, error))
         self._terms.observers.emit(events.Closed(session.peer, received, sent))
-        retrieve(task)
 
     # -- deadlines -----------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from asyncserver.address import Address, PeerAddress, peer_address
-from asyncserver.driver import turn
+from asyncserver.driver import check_loop, turn
 from asyncserver.errors import (
     AsyncServerError,
     ConnectionBroken,
@@ -111,6 +111,7 @@ class Datagram:
 
         Raises:
             TypeError: `data` is no bytes.
+            ServerStateError: it is called on another event loop than the server's.
             NoReplyAddressError: the sender has no address, as a Unix socket that was not bound.
             DeadlineExceeded: there was no room for `Timeouts.write`.
             ConnectionClosed: the server is closed.
@@ -122,6 +123,7 @@ class Datagram:
         if type(data) is not bytes:
             data = bytes(octets("reply()", data))
         endpoint, peer, control = self._endpoint, self._raw_peer, self._control
+        check_loop(endpoint.loop, "datagram")
         outbox = endpoint.outbox
         try:
             if not peer:
@@ -162,14 +164,15 @@ class DatagramEndpoint:
         take: Callable[[Datagram], bool],
         among: Sequence["DatagramEndpoint"],
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.socket = sock
         self.write_timeout = write_timeout
         self._take = take
         self._among = among
         self._size = size
         self._reading = False
-        self.name = sock.getsockname()
+        # The kernel keeps a relative path as it was given to bind(2).
+        self.name = address.path if address.is_unix else sock.getsockname()
         self._asks = not address.is_unix and has_many(self.name[0])
         if self._asks:
             ask(sock)
@@ -183,7 +186,7 @@ class DatagramEndpoint:
     def start(self) -> None:
         """Receive from now on."""
         self._reading = True
-        self._loop.add_reader(self.socket.fileno(), self._receive)
+        self.loop.add_reader(self.socket.fileno(), self._receive)
 
     def stop(self, *, empty: bool = False) -> None:
         """Receive no more, but for what waits already if `empty`; replies can still be sent."""
@@ -192,7 +195,7 @@ class DatagramEndpoint:
                 break
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self.socket.fileno())
+            self.loop.remove_reader(self.socket.fileno())
 
     def close(self) -> None:
         """Receive nothing, send nothing: those who wait get `ConnectionClosed`."""
@@ -258,7 +261,7 @@ class DatagramEndpoint:
     def spent(self) -> bool:
         """Count a reply beyond a datagram's first; whether it is time for others."""
         if not self._steps:
-            self._loop.call_soon(self._begin_turn)
+            self.loop.call_soon(self._begin_turn)
         self._steps += 1
         return self._steps > STEPS
 

@@ -9,12 +9,14 @@ Whatever else the handler awaits, the task awaits.
 
 import asyncio
 import os
-from asyncio import _enter_task, _leave_task, current_task
+from asyncio import _enter_task, _get_running_loop, _leave_task, current_task
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final, Self
 
-__all__ = ("Driver", "park", "turn")
+from asyncserver.errors import ServerStateError
+
+__all__ = ("Driver", "check_loop", "park", "turn")
 
 PARKED: Final = object()  # what a coroutine yields when it waits for its driver
 NOTHING: Final = object()
@@ -46,6 +48,19 @@ park: Final[Awaitable[None]] = _Park()  # type: ignore[assignment] # an iterator
 turn: Final[Awaitable[None]] = _Turn()  # type: ignore[assignment] # likewise
 
 
+def check_loop(loop: asyncio.AbstractEventLoop, thing: str) -> None:
+    """Raise `ServerStateError`, if `thing` belongs to an event loop that runs elsewhere.
+
+    What is left of it when that loop runs no more, can be closed anywhere.
+    """
+    here = _get_running_loop()
+    if here is not loop and (here is not None or loop.is_running()):
+        raise ServerStateError(
+            f"this {thing} belongs to another event loop: write loop.call_soon_threadsafe(...) or"
+            " asyncio.run_coroutine_threadsafe(..., loop), with that loop"
+        )
+
+
 class Driver(Coroutine[Any, Any, Any]):
     """Runs one coroutine in the task that is made of the driver.
 
@@ -75,7 +90,8 @@ class Driver(Coroutine[Any, Any, Any]):
         self.wakeup: Callable[..., object] | None = None
         self._cancelled: asyncio.CancelledError | None = None
         self._asyncio_future_blocking: bool | None = None  # for whoever asks whether it is a future
-        self._next: object = NOTHING  # what the task shall await, or an exception that it shall get
+        # What the task shall await, in a tuple if it was cancelled already; or an exception for it.
+        self._next: object = NOTHING
 
     def drive(self, coroutine: Coroutine[Any, Any, object], context: Context) -> Self:
         """Return what to make a task of, in `context`, to run `coroutine`."""
@@ -117,10 +133,27 @@ class Driver(Coroutine[Any, Any, Any]):
             self.stepping = False
             _leave_task(loop, task)
             self.after_step()
-        if waiter is not PARKED:
+        if self.wakeup is None:
+            self._settle(task, waiter)
+        elif waiter is not PARKED:
             if waiter is not None:  # else it wants a turn, which is what the task gets anyway
                 self._next = waiter
             self.wake_task()
+
+    def _settle(self, task: Any, waiter: Any) -> None:
+        """Do what a task does at the end of a step in which it was cancelled; it has been woken."""
+        if waiter is not None and waiter is not PARKED:
+            self._next = waiter
+        if not task._must_cancel:
+            return  # somebody has called uncancel(), which counts from Python 3.13 on
+        error = asyncio.CancelledError(*_of(task._cancel_message))
+        if waiter is PARKED:
+            self._cancelled = error
+        elif isinstance(self._next, StopIteration):
+            self._next = error
+        elif asyncio.isfuture(waiter):
+            waiter.cancel(msg=task._cancel_message)
+            self._next = (waiter,)
 
     # -- what the task steps ----------------------------------------------------------------------
 
@@ -141,18 +174,15 @@ class Driver(Coroutine[Any, Any, Any]):
 
     def _step(self, error: BaseException | None) -> object:
         waiter, self._next = self._next, NOTHING
-        if isinstance(waiter, StopIteration) and error is not None:
-            raise error  # cancelled at the last moment, as any task can be
         if isinstance(waiter, BaseException):
             try:
                 raise waiter
             finally:
                 del waiter  # which holds this frame
-        if waiter is not NOTHING:
-            if error is None:
-                return waiter
-            if asyncio.isfuture(waiter) and waiter.cancel(*error.args[:1]):
-                return waiter  # the error comes back from what was cancelled, as in any task
+        if type(waiter) is tuple:
+            return waiter[0]  # it knows already, and the error comes back from it
+        if waiter is not NOTHING and error is None:
+            return waiter
         self.task = current_task()  # type: ignore[assignment] # it is what steps us
         self.stepping = True
         try:
@@ -188,9 +218,20 @@ class Driver(Coroutine[Any, Any, Any]):
         return self._cancelled is not None
 
     def cancel(self, msg: object = None) -> bool:
+        """Cancel what the task would wait for by now, if it had taken the step itself.
+
+        That is `False` where the task shall keep the request in mind and act on it at its next step,
+        or forget it when somebody calls `uncancel()` before (from Python 3.13 on).
+        """
         if self.wakeup is None:
+            waiter = self._next[0] if type(self._next) is tuple else self._next
+            if asyncio.isfuture(waiter):
+                return bool(waiter.cancel(msg=msg))
+            return isinstance(waiter, BaseException)  # it has ended, and nothing can change that
+        if self.stepping:
+            self.wake_task()
             return False
-        self._cancelled = asyncio.CancelledError(*() if msg is None else (msg,))
+        self._cancelled = asyncio.CancelledError(*_of(msg))
         self.wake_task()
         return True
 
@@ -220,6 +261,10 @@ class Driver(Coroutine[Any, Any, Any]):
         if name in SEEN:
             return getattr(_users_own(self._coroutine), name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def _of(message: object) -> tuple[object, ...]:
+    return () if message is None else (message,)
 
 
 def _users_own(coroutine: Any) -> Any:

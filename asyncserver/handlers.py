@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 import io
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from asyncserver.datagram import Datagram
 from asyncserver.errors import HandlerError
 from asyncserver.foreign import AnyProtocol
 from asyncserver.limits import Limits
+from asyncserver.settings import octets
 
 if TYPE_CHECKING:  # handlers are below the server, which only passes through them
     from asyncserver.server import Server
@@ -172,9 +173,9 @@ class StreamWriteFile:
     def __init__(self, connection: Connection) -> None:
         self.write = connection.send
 
-    async def writelines(self, lines: list[bytes]) -> None:
+    async def writelines(self, lines: Iterable[bytes | bytearray | memoryview]) -> None:
         """Send all `lines`; as in `io`, none gets a newline added."""
-        await self.write(b"".join(lines))
+        await self.write(b"".join([octets("writelines()", line) for line in lines]))
 
     async def flush(self) -> None:
         """Do nothing: `write` has sent it."""
@@ -205,9 +206,9 @@ class DatagramWriteFile:
     def __init__(self) -> None:
         self._file = io.BytesIO()
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append to the reply."""
-        self._file.write(data)
+        self._file.write(octets("write()", data))
 
     async def flush(self) -> None:
         """Do nothing: the reply goes out at the end."""

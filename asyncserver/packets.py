@@ -17,13 +17,14 @@ from asyncserver.datagram import Datagram
 from asyncserver.driver import Driver, park
 from asyncserver.session import Terms
 
-__all__ = ("EAGERLY", "Packets", "retrieve")
+__all__ = ("EAGERLY", "Packets", "unheard")
 
 # What one peer may have at most: as many places as are left free to others, in a house of a thousand a
 # fourteenth of that (more than the 64 of one turn, which wait for their tasks on Python 3.11). So whoever comes late still finds one: when one peer keeps all that it can get, 933
 # of 1,000 are free; when fifty do, one after the other (which is the worst), some 20.
 SMALLEST_PART: Final = 14
-PROGRAM_ENDS: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
+LOOP_ENDS: Final = (SystemExit, KeyboardInterrupt)  # those that a task lets out into its loop
+PROGRAM_ENDS: Final = (*LOOP_ENDS, GeneratorExit)
 
 EAGERLY: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
@@ -130,7 +131,7 @@ class Packets:
 
     def _wait_for(self, task: "asyncio.Task[None]", datagram: Datagram) -> None:
         if task.done():
-            retrieve(task)
+            self._report_end(task, datagram)
             return
         self.waiting[task] = self._loop.time(), datagram
         peer = datagram._raw_peer or None
@@ -143,7 +144,12 @@ class Packets:
         self._places[peer] -= 1
         if not self._places[peer]:
             del self._places[peer]
-        retrieve(task)
+        self._report_end(task, datagram)
+
+    def _report_end(self, task: "asyncio.Task[None]", datagram: Datagram) -> None:
+        error = unheard(task)
+        if error is not None:
+            self._terms.observers.emit(events.Failed(datagram.peer, error))
 
 
 def _must_pass(exc: BaseException, task: "asyncio.Task[None]") -> bool:
@@ -153,9 +159,14 @@ def _must_pass(exc: BaseException, task: "asyncio.Task[None]") -> bool:
     """
     if isinstance(exc, asyncio.CancelledError):
         return task.cancelling() > 0
+    return _has(exc, PROGRAM_ENDS)
+
+
+def _has(exc: BaseException | None, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Whether it is one of these, or a group that one of these is in."""
     if isinstance(exc, BaseExceptionGroup):
-        return exc.subgroup(PROGRAM_ENDS) is not None
-    return isinstance(exc, PROGRAM_ENDS)
+        return exc.subgroup(kinds) is not None
+    return isinstance(exc, kinds)
 
 
 def _is_about_replies(exc: BaseException, datagram: Datagram) -> bool:
@@ -172,10 +183,13 @@ def _same(context: Context, untouched: Context) -> bool:
     )
 
 
-def retrieve(task: "asyncio.Task[None]") -> None:
-    """Look at how a task ended, so that asyncio does not report it as never looked at.
+def unheard(task: "asyncio.Task[None]") -> BaseException | None:
+    """Return what a task has ended with, if nobody else hears of it.
 
-    Only what stops the whole program gets this far, and it is on its way already.
+    Only what stops the whole program gets this far, and most of it is on its way already. But asyncio
+    keeps a `GeneratorExit` of the handler's own in the task, and nothing stops.
     """
-    if task.done() and not task.cancelled():
-        task.exception()
+    if not task.done() or task.cancelled():
+        return None
+    error = task.exception()
+    return None if _has(error, LOOP_ENDS) else error

@@ -22,12 +22,15 @@ Control = list[tuple[int, int, bytes]]  # ancillary data, as recvmsg() and sendm
 IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
 IPV4: Final = (socket.IPPROTO_IP, IP_PKTINFO)
 IPV6: Final = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO)
-# A dual-stack socket tells about an IPv4 datagram in both ways.
-ANCILLARY_SIZE: Final = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(20)
+LENGTHS: Final = {IPV4: 12, IPV6: 20}  # bytes: struct in_pktinfo, struct in6_pktinfo
+# A dual-stack socket tells about an IPv4 datagram in both ways; and one that was bound by somebody else
+# may have been asked for more, as timestamps, which come first.
+ANCILLARY_SIZE: Final = 512
 
 
 def has_many(host: str) -> bool:
     """Whether who is bound to this IP address receives for others: a wildcard, group or broadcast."""
+    host = peer_address((host, 0, 0, 0))[0]  # an IPv4 address is one however it is written
     address = ipaddress.ip_address(host)
     if address.is_unspecified or address.is_multicast:
         return True
@@ -43,7 +46,7 @@ def ask(sock: socket.socket) -> None:
 
 def reply_control(control: Control) -> Control:
     """Turn "came to this address" into "send from this address"."""
-    told = {(level, kind): raw for level, kind, raw in control}
+    told = _told(control)
     if IPV4 in told:
         # ip(7), struct in_pktinfo: interface 0 leaves the route to the kernel; the address of ours
         # that was meant, also by a group or a broadcast; unused.
@@ -57,7 +60,7 @@ def reply_control(control: Control) -> Control:
 
 def local_address(control: Control, name: Any, peer: Any) -> PeerAddress:
     """Return where the client can reach us again, on a socket with this `name`."""
-    told = {(level, kind): raw for level, kind, raw in control}
+    told = _told(control)
     if IPV4 in told:
         return socket.inet_ntop(socket.AF_INET, told[IPV4][4:8]), name[1]
     raw = told.get(IPV6)
@@ -74,6 +77,13 @@ def local_address(control: Control, name: Any, peer: Any) -> PeerAddress:
             return peer_address((host, name[1], 0, scope))
     scope = int.from_bytes(raw[16:20], sys.byteorder) if _is_link_local(raw) else 0
     return peer_address((host, name[1], 0, scope))
+
+
+def _told(control: Control) -> dict[tuple[int, int], bytes]:
+    """Return what the kernel tells in full: where there is no room, it cuts a message short."""
+    return {
+        (level, kind): raw for level, kind, raw in control if len(raw) == LENGTHS.get((level, kind))
+    }
 
 
 def _is_broadcast(host: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from typing import Final
 
 from asyncserver.buffer import ReceiveBuffer
-from asyncserver.driver import Driver, park, turn
+from asyncserver.driver import Driver, check_loop, park, turn
 from asyncserver.errors import ConnectionBusy
 from asyncserver.pace import BUDGET, COSTLY, Pace
 from asyncserver.settings import octets
@@ -175,15 +175,19 @@ class StreamProtocol(Driver, asyncio.Protocol):
 
         Raises:
             ConnectionBusy: another task waits already.
+            ServerStateError: it is a task of another event loop.
 
         """
+        own = self._reader is None and current_task() is self.task
+        if not own:
+            check_loop(self.loop, "connection")
+            if self.reading:
+                raise ConnectionBusy("reading from")
         if self._paused:
             self._paused = False
             self.transport.resume_reading()
-        if self._reader is None and current_task() is self.task:
+        if own:
             return park  # the handler itself
-        if self.reading:
-            raise ConnectionBusy("reading from")
         self._reader = reader = self.loop.create_future()
         return reader
 
@@ -238,6 +242,8 @@ class StreamProtocol(Driver, asyncio.Protocol):
             return
         if self.stepping:  # what other tasks send is no answer of the handler's
             self.answered = True
+        else:
+            check_loop(self.loop, "connection")
         held = self._outgoing
         if self.stepping and len(held) + len(data) <= CORK:
             if not held:

@@ -4,7 +4,6 @@ It takes from the buffer that `protocol` fills, and waits when there is not enou
 come from, and who closes, is not its business.
 """
 
-import operator
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any, SupportsIndex
@@ -21,6 +20,7 @@ from asyncserver.errors import (
 from asyncserver.iteration import CHUNK, Chunks, Lines, Message
 from asyncserver.limits import Limits
 from asyncserver.protocol import StreamProtocol
+from asyncserver.settings import check_flag, octets, shown, whole_number
 
 __all__ = ("Reader",)
 
@@ -52,7 +52,7 @@ class Reader:
 
         """
         if type(max_bytes) is not int:
-            max_bytes = operator.index(max_bytes)
+            max_bytes = whole_number("receive()", max_bytes)
         if max_bytes < 1:
             raise ValueError("max_bytes must be a positive integer")  # anyio's words
         data = await self.read(max_bytes)
@@ -72,7 +72,7 @@ class Reader:
 
         """
         if type(n) is not int:
-            n = operator.index(n)
+            n = whole_number("read()", n)
         if n < 0:
             return await self._read_all()
         protocol = self._protocol
@@ -122,7 +122,7 @@ class Reader:
 
         """
         if type(separator) is not bytes:
-            separator = bytes(memoryview(separator))  # and not of a number, or of text
+            separator = bytes(octets("readuntil()", separator))
         if not separator:
             raise ValueError("Separator should be at least one-byte string")  # asyncio's words
         data = await self._until(separator)
@@ -151,9 +151,11 @@ class Reader:
                 answered, if this is not a loop inside another one.
 
         Raises:
-            The same as `readline`.
+            SettingError: `messages` is neither true, false nor `None`.
+            Exception: while iterating, the same as `readline`.
 
         """
+        check_flag("messages", messages, optional=True)
         return Lines(self, self._protocol, self._limits.line, messages=messages)
 
     def __aiter__(self) -> Any:
@@ -239,12 +241,12 @@ class Reader:
         raise NotImplementedError
 
     def _check_size(self, n: SupportsIndex) -> int:
-        size = operator.index(n)
+        size = whole_number("readexactly()", n)
         if size < 0:
             raise ValueError("readexactly size can not be less than zero")  # asyncio's words
         limit = self._limits.exactly
         if limit is not None and size > limit:
-            raise MessageTooLongError(f"readexactly({size})", "exactly", limit)
+            raise MessageTooLongError(f"readexactly({shown(size)})", "exactly", limit)
         return size
 
     def check_nothing_left(self) -> None:

@@ -6,6 +6,7 @@ Pure checks. Each either returns, or raises with one sentence that names the wro
 import functools
 import inspect
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, Final, ParamSpec, TypeVar
@@ -25,6 +26,8 @@ __all__ = (
     "check_seconds",
     "known_words_only",
     "octets",
+    "shown",
+    "whole_number",
 )
 
 P = ParamSpec("P")
@@ -83,16 +86,16 @@ def check_count(name: str, value: Any, *, optional: bool) -> None:
         return
     if not _is_whole(value) or value < 1:
         way_out = ", or None for no limit" if optional else ""
-        raise SettingError(f"{name} is {value!r}: write a whole number, at least 1{way_out}")
+        raise SettingError(f"{name} is {shown(value)}: write a whole number, at least 1{way_out}")
     if not optional and value > HIGHEST:
-        raise SettingError(f"{name} is {value!r}: write at most {HIGHEST}")
+        raise SettingError(f"{name} is {shown(value)}: write at most {HIGHEST}")
 
 
 def check_seconds(name: str, value: Any) -> None:
     """Demand seconds, more than 0; or `None`."""
     if value is not None and not (_is_number(value) and 0 < value <= HIGHEST):
         raise SettingError(
-            f"{name} is {value!r}: write seconds, more than 0{_limit(value)}, or None for no deadline"
+            f"{name} is {shown(value)}: write seconds, more than 0{_limit(value)}, or None for no deadline"
         )
 
 
@@ -100,7 +103,7 @@ def check_grace(value: Any) -> None:
     """Demand seconds, 0 for at once; or `None`."""
     if value is not None and not (_is_number(value) and 0 <= value <= HIGHEST):
         raise SettingError(
-            f"grace is {value!r}: write seconds, at least 0{_limit(value)}, or None for no limit"
+            f"grace is {shown(value)}: write seconds, at least 0{_limit(value)}, or None for no limit"
         )
 
 
@@ -108,49 +111,50 @@ def check_mode(value: Any) -> None:
     """Demand permissions; or `None`."""
     if value is None or (_is_whole(value) and 0 <= value <= PERMISSIONS):
         return
-    digits = str(value)
+    digits = value if isinstance(value, str) else shown(value)
     if digits.isascii() and digits.isdecimal() and set(digits) <= set("01234567"):
         meant = int(digits, 8)  # without its 0o, or as text
         example = f"{meant:#o}" if meant <= PERMISSIONS else "0o660"
     else:
         example = "0o660"
-    shown = f"{value!r}, which is {value:#o}" if _is_whole(value) else repr(value)
-    raise SettingError(f"mode is {shown}: write permissions in octal, like {example}")
+    what = f"{shown(value)}, which is {value:#o}" if _is_whole(value) else shown(value)
+    raise SettingError(f"mode is {what}: write permissions in octal, like {example}")
 
 
-def check_flag(name: str, value: Any) -> None:
-    """Demand true or false."""
-    if not isinstance(value, bool):
-        raise SettingError(f"{name} is {value!r}: write True or False")
+def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
+    """Demand true or false; or `None` where it is `optional`."""
+    if not isinstance(value, bool) and not (optional and value is None):
+        choice = "True, False or None" if optional else "True or False"
+        raise SettingError(f"{name} is {shown(value)}: write {choice}")
 
 
 def check_files(value: Any) -> None:
     """Demand names that a file could have, where TLS files are given by name."""
     for each in value if isinstance(value, tuple | list) else ():
         if not isinstance(each, str | os.PathLike):
-            raise SettingError(f"tls= has {each!r} for a file: write (certificate, key)")
+            raise SettingError(f"tls= has {shown(each)} for a file: write (certificate, key)")
     for each in value if isinstance(value, tuple | list) else (value,):
         if isinstance(each, str) and ("\0" in each or not _is_encodable(each)):
-            raise SettingError(f"tls= has {each!r} for a file, which no file is called")
+            raise SettingError(f"tls= has {shown(each)} for a file, which no file is called")
 
 
 def check_kind(name: str, value: Any, kind: type) -> None:
     """Demand a value of this class."""
     if not isinstance(value, kind):
         words = ", ".join(f"{key}=..." for key in value) if isinstance(value, dict) else "..."
-        raise SettingError(f"{name} is {value!r}: write {name}={kind.__name__}({words})")
+        raise SettingError(f"{name} is {shown(value)}: write {name}={kind.__name__}({words})")
 
 
 def check_observers(value: Any) -> tuple[Callable[..., object], ...]:
     """Demand functions to call with events, and return them."""
     if callable(value) or isinstance(value, str) or not isinstance(value, Iterable):
-        raise SettingError(f"observers is {value!r}: write a list, like observers=[observer]")
+        raise SettingError(f"observers is {shown(value)}: write a list, like observers=[observer]")
     observers = tuple(value)
     for each in observers:
         if not callable(each):
-            raise SettingError(f"{each!r} among the observers cannot be called with an event")
+            raise SettingError(f"{shown(each)} among the observers cannot be called with an event")
         if inspect.iscoroutinefunction(each):
-            raise SettingError(f"the observer {each!r} is async: it is called and not awaited")
+            raise SettingError(f"the observer {shown(each)} is async: it is called and not awaited")
     return observers
 
 
@@ -178,6 +182,24 @@ def _is_number(value: Any) -> bool:
 
 def _limit(value: Any) -> str:
     return f" and at most {HIGHEST}" if _is_number(value) and value > HIGHEST else ""
+
+
+def shown(value: object) -> str:
+    """Return how to name a value in a sentence, whatever it is."""
+    try:
+        return repr(value)
+    except Exception:  # its own, or of a number with more digits than Python writes
+        return f"{type(value).__name__} that cannot be shown"
+
+
+def whole_number(call: str, value: Any) -> int:
+    """Return a number of bytes, of whatever kind, or say what `call` should have been given."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{call} takes a whole number of bytes, not {type(value).__name__}"
+        ) from None
 
 
 def octets(call: str, data: object) -> bytes | memoryview:

@@ -202,3 +202,36 @@ def test_ip_addresses_survive_the_way_out_and_in():
 )
 def test_peers(raw, peer):
     assert peer_address(raw) == peer
+
+
+NO_TEXT = [True, 5, None, b"/x", [], memoryview(bytes(12)).cast("B", (3, 4)), object(), 1.5]
+
+
+@pytest.mark.parametrize("thing", NO_TEXT, ids=lambda thing: type(thing).__name__)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda thing: Address.of_ip("tcp", thing, 1),
+        lambda thing: Address.of_path("unix", thing),
+        Address,
+    ],
+)
+def test_what_is_no_text_is_no_address(make, thing):
+    with pytest.raises(AddressError, match=r"\bno (address|host|path): "):
+        make(thing)
+
+
+def test_what_stands_for_no_byte_is_no_address():
+    for make in (
+        lambda: Address.of_ip("tcp", "fe80::1%\ud800", 1),
+        lambda: Address.of_path("unix", "/\ud800"),
+    ):
+        with pytest.raises(AddressError):
+            make()
+
+
+def test_a_released_view_is_no_address():
+    view = memoryview(b"x")
+    view.release()
+    with pytest.raises(AddressError, match="write tcp:"):
+        Address(view)  # type: ignore[arg-type]

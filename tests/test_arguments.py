@@ -16,6 +16,8 @@ from asyncserver import (
     Limits,
     LineTooLongError,
     MessageTooLongError,
+    ServerStateError,
+    SettingError,
     Timeouts,
 )
 from asyncserver.events import Closed, Expired, Failed
@@ -319,3 +321,134 @@ async def test_a_stall_of_the_loop_expires_nobody_who_has_spoken(url):
             copy.send(b"two\n")
             copy.close()
             assert await reader.readline() == b"two\n"
+
+
+COUNTS: list[Any] = [1.0, float("nan"), "3", b"3", None, [], 3j, iter(()), int]
+
+
+@pytest.mark.parametrize("name", ["read", "receive", "readexactly"])
+async def test_what_is_no_count_is_refused_by_name(name, url):
+    async with pair(url) as (connection, _, writer):
+        writer.write(b"fine")
+        for count in COUNTS:
+            kind = type(count).__name__
+            with pytest.raises(TypeError, match=rf"^{name}\(\) takes a whole number .*not {kind}$"):
+                await getattr(connection, name)(count)
+        assert await getattr(connection, name)(4) == b"fine"
+
+
+class Number:
+    """As numpy has them."""
+
+    def __index__(self):
+        return 4
+
+
+@pytest.mark.parametrize("name", ["read", "receive", "readexactly"])
+async def test_whatever_is_a_whole_number_counts(name, url):
+    async with pair(url) as (connection, _, writer):
+        writer.write(b"fine and good")
+        assert await getattr(connection, name)(Number()) == b"fine"
+
+
+async def test_a_number_that_is_too_long_to_be_written_is_too_long_to_be_read(url):
+    async with pair(url) as (connection, _, writer):
+        writer.write(b"fine")
+        with pytest.raises(MessageTooLongError, match=r"\(Limits.exactly\)"):
+            await connection.readexactly(10**5000)
+        assert await connection.readexactly(4) == b"fine"
+
+
+@pytest.mark.parametrize("separator", ["\n", 10, None, [b"\n"]])
+async def test_what_is_no_separator_is_refused_by_name(separator, url):
+    async with pair(url) as (connection, _, writer):
+        writer.write(b"fine\n")
+        with pytest.raises(TypeError, match=r"^readuntil\(\) takes bytes"):
+            await connection.readuntil(separator)
+        assert await connection.readuntil() == b"fine\n"
+
+
+@pytest.mark.parametrize("messages", ["no", 1, 0, [], object()])
+async def test_a_loop_over_lines_is_over_messages_or_not(messages, url):
+    async with pair(url) as (connection, _, _):
+        with pytest.raises(SettingError, match="write True, False or None"):
+            connection.lines(messages=messages)
+
+
+ELSEWHERE: dict[str, Any] = {
+    "read": lambda connection, _: connection.read(1),
+    "readline": lambda connection, _: connection.readline(),
+    "idle": lambda connection, _: connection.idle(),
+    "lines": lambda connection, _: anext(connection.lines()),
+    "send": lambda connection, _: connection.send(b"x"),
+    "send_eof": lambda connection, _: connection.send_eof(),
+    "aclose": lambda connection, _: connection.aclose(),
+    "start_tls": lambda connection, tls: connection.start_tls(tls.server),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+async def test_a_connection_is_used_on_its_own_loop_only(name, url, tls: TLS):
+    async with pair(url) as (connection, reader, writer):
+
+        async def use():
+            await ELSEWHERE[name](connection, tls)
+
+        with pytest.raises(ServerStateError, match="belongs to another event loop: write loop"):
+            await asyncio.to_thread(asyncio.run, use())
+        writer.write(b"fine\n")
+        assert await connection.readline() == b"fine\n"
+        await connection.send(b"well\n")
+        assert await reader.readline() == b"well\n"
+
+
+@pytest.mark.parametrize("name", ["close", "abort"])
+async def test_a_connection_is_closed_on_its_own_loop_only(name, url):
+    async with pair(url) as (connection, reader, _):
+        with pytest.raises(ServerStateError, match="belongs to another event loop"):
+            await asyncio.to_thread(getattr(connection, name))
+        await connection.send(b"well\n")
+        assert await reader.readline() == b"well\n"
+
+
+@pytest.mark.parametrize("end", ["aclose", "reset"])
+async def test_a_connection_that_is_gone_can_still_be_asked_who_it_was(end, url):
+    async with pair(url) as (connection, _, writer):
+        local, peer = connection.local, connection.peer
+        if end == "aclose":
+            await connection.aclose()
+        else:
+            writer.transport.abort()
+            while await connection.read(1):
+                pass
+            connection.abort()
+        for _ in range(3):
+            assert (connection.local, connection.peer) == (local, peer)
+            assert connection.extra(SocketAttribute.remote_address, None) == peer
+            connection.extra(SocketAttribute.family, None)
+            connection.extra(SocketAttribute.raw_socket, None)
+            assert connection.tls is None
+            assert connection.credentials is None or isinstance(peer, str)
+            assert not connection.cut_off
+            assert "closed" in repr(connection)
+            await asyncio.sleep(0)
+        assert connection.credentials is None
+
+
+async def test_an_end_that_a_reset_has_overtaken_is_for_the_reader_to_hear():
+    async with pair(TCP) as (connection, _, writer):
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        with socket.socket(fileno=connection.extra(SocketAttribute.raw_socket).fileno()) as ours:
+            while True:  # until the kernel knows of it, which the loop does not yet
+                try:
+                    ours.getpeername()
+                except OSError:
+                    break
+                await asyncio.sleep(0)
+            ours.detach()
+        if not connection._protocol.lost:
+            await connection.send_eof()
+        with pytest.raises(ConnectionBroken):
+            await connection.read(1)

@@ -16,6 +16,7 @@ from asyncserver import (
     DeadlineExceeded,
     Limits,
     NoReplyAddressError,
+    ServerStateError,
     Timeouts,
 )
 from asyncserver.datagram import BATCH, LEAST, STEPS
@@ -469,3 +470,19 @@ async def test_protocol_factory(dgram, directory):
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert descriptors() == before
+
+
+async def test_a_reply_is_given_on_the_servers_own_loop_only(dgram, directory):
+    async def elsewhere(datagram):
+        with pytest.raises(ServerStateError, match="belongs to another event loop: write loop"):
+            await datagram.reply(b"from elsewhere")
+
+    async def handler(datagram):
+        await asyncio.to_thread(asyncio.run, elsewhere(datagram))
+        await datagram.reply(b"from here")
+
+    async with serving(handler, dgram) as server:
+        with client(server.addresses[0], directory) as sock:
+            sock.send(b"x")
+            assert await receive(sock) == b"from here"
+            assert server.stats.datagrams_out == 1

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import socket
 import socketserver
+from typing import Any
 
 import pytest
 
@@ -493,3 +494,28 @@ def test_no_address_and_unknown_setting():
         Server(function)
     with pytest.raises(TypeError, match="limit"):
         Server(function, TCP, limit=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("wrong", ["text", 5, None])
+async def test_files_name_what_they_were_given(wrong, directory):
+    kind = type(wrong).__name__
+
+    class Stream(asyncserver.StreamRequestHandler):
+        async def handle(self):
+            with pytest.raises(TypeError, match=rf"^writelines\(\) takes bytes.*not {kind}"):
+                await self.wfile.writelines([b"lost", wrong])
+            lines: list[Any] = [b"kept ", memoryview(b"a.n.d")[::2]]
+            await self.wfile.writelines(iter(lines))
+
+    class Packet(asyncserver.DatagramRequestHandler):
+        async def handle(self):
+            with pytest.raises(TypeError, match=rf"^write\(\) takes bytes.*not {kind}"):
+                await self.wfile.write(wrong)
+            await self.wfile.write(memoryview(b"f.i.n.e")[::2])
+
+    async with serving(Stream, TCP) as server, connect(server.addresses[0]) as (reader, _):
+        assert await reader.read() == b"kept and"
+    async with serving(Packet, "udp://127.0.0.1:0") as server:
+        with client(server.addresses[0], directory) as sock:
+            sock.send(b"x")
+            assert await receive(sock) == b"fine"

@@ -63,6 +63,26 @@ async def test_whatever_a_handler_lets_out_is_told_once(trouble, kind, url, reco
     assert record.exc_info is not None
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_an_end_of_the_program_that_ends_nothing_is_told(waits, url, recorder, caplog):
+    async def handler(connection):
+        await connection.readline()
+        if waits:
+            await asyncio.sleep(0)
+        raise GeneratorExit  # which asyncio keeps in the task
+
+    async with serving(handler, url, observers=[recorder]) as server:
+        async with connect(server.addresses[0]) as (reader, writer):
+            writer.write(b"x\n")
+            assert await reader.read() == b""
+        await recorder.wait_for(Closed)
+        assert server.stats.handler_errors == 1
+    (failed,) = recorder.of(Failed)
+    assert isinstance(failed.error, GeneratorExit)
+    (record,) = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert record.exc_info is not None
+
+
 @pytest.mark.parametrize("ending", [SystemExit, KeyboardInterrupt])
 def test_what_ends_the_program_passes(ending):
     async def handler(connection):

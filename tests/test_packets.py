@@ -242,6 +242,15 @@ async def await_a_child_that_was_cancelled():
     await child
 
 
+async def raise_generator_exit():
+    raise GeneratorExit
+
+
+async def raise_generator_exit_late():
+    await asyncio.sleep(0)
+    raise GeneratorExit
+
+
 async def raise_cancelled():
     raise asyncio.CancelledError("nobody has asked")
 
@@ -254,6 +263,8 @@ async def raise_cancelled():
         (raise_it_in_groups, BaseExceptionGroup),
         (await_a_child_that_was_cancelled, asyncio.CancelledError),
         (raise_cancelled, asyncio.CancelledError),
+        (raise_generator_exit, GeneratorExit),
+        (raise_generator_exit_late, GeneratorExit),
     ],
 )
 async def test_whatever_a_handler_lets_out_is_told(fail, kind, recorder, caplog):

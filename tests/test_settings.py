@@ -236,3 +236,27 @@ async def test_shared_keys_need_no_certificate():
     made.set_ciphers("PSK")
     made.set_psk_server_callback(lambda identity: b"key")
     Server(upper, TCP, tls=made)
+
+
+class Unspeakable:
+    """Whatever cannot even be shown."""
+
+    def __repr__(self):
+        raise LookupError
+
+
+@pytest.mark.parametrize("value", [10**5000, Unspeakable()], ids=["too long", "unspeakable"])
+def test_a_value_that_cannot_be_shown_is_refused_by_its_kind(value):
+    kind = type(value).__name__
+    for name, make in {
+        "Limits.backlog": lambda: Limits(backlog=value),
+        "Timeouts.idle": lambda: Timeouts(idle=value),
+        "grace": lambda: check_grace(value),
+        "reuse_port": lambda: Server(upper, TCP, reuse_port=value),
+        "observers": lambda: Server(upper, TCP, observers=value),
+        "limits": lambda: Server(upper, TCP, limits=value),
+    }.items():
+        with pytest.raises(SettingError, match=f"^{name} is {kind} that cannot be shown: write"):
+            make()
+    with pytest.raises(SettingError, match="write permissions in octal, like 0o660"):
+        check_mode(value)
