@@ -94,7 +94,8 @@ class Engine:
     def run(self) -> None:
         """Serve until the server's flag says otherwise; raise what a hook raised."""
         asyncio: Any = sys.modules.get("_asyncio")  # is whole as soon as it is there
-        outer = None if asyncio is None else asyncio._get_running_loop()  # a notebook's, perhaps
+        # That of a notebook, perhaps. Without this function, it is a module of the program's own.
+        outer = getattr(asyncio, "_get_running_loop", lambda: None)()
         if outer is not None:
             asyncio._set_running_loop(None)  # for asyncio.run() in a handler
         try:
@@ -398,9 +399,9 @@ def check_limit(server: socketserver.BaseServer) -> None:
     limit = getattr(server, "max_threads", None)
     ours = any(each.__module__ == "compat" for each in type(server).__mro__)
     if ours and isinstance(server, socketserver.ThreadingMixIn) and limit_of(server) != limit:
-        from asyncserver.errors import SettingError  # noqa: PLC0415 - all else does without asyncio
-
-        raise SettingError(f"max_threads is {limit!r}: write at least 1, or None for no limit")
+        raise late.errors().SettingError(
+            f"max_threads is {limit!r}: write at least 1, or None for no limit"
+        )
 
 
 def can_poll() -> bool:

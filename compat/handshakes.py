@@ -121,6 +121,9 @@ _STOOD_IN_FOR: Final = {stand_in: kind for kind, stand_in in _STAND_INS.items()}
 
 def accept(listener: Any) -> tuple[ssl.SSLSocket, Any]:
     """Do what `SSLSocket.accept` does, but for the handshake."""
+    kind: Any = type(listener)
+    if not issubclass(kind, ssl.SSLSocket):  # but that of another module of this name
+        return listener.accept()  # type: ignore[no-any-return]
     context = listener.context
     if not listener.do_handshake_on_connect or context.sslsocket_class is not ssl.SSLSocket:
         return ssl.SSLSocket.accept(listener)

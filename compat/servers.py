@@ -192,7 +192,7 @@ def _accept(server: socketserver.TCPServer) -> Any:
         fileno, client_address = listener._accept()  # type: ignore[attr-defined]
         kind = _family(listener), _type(listener), listener.proto
         return socket.socket(*kind, fileno=fileno), client_address
-    if "ssl" in sys.modules and type(listener) is sys.modules["ssl"].SSLSocket:
+    if type(listener) is getattr(sys.modules.get("ssl"), "SSLSocket", None):
         return late.handshakes().accept(listener)
     return listener.accept()
 

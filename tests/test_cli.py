@@ -145,7 +145,7 @@ class Upper(socketserver.StreamRequestHandler):
 def test_a_compat_of_the_users_own_is_the_users_own(own, uses, way, project, arguments):
     from compat import hosting
 
-    if "mine" in uses and own != "compat.py" and own != "compat/__init__.py":
+    if "mine" in uses and own not in {"compat.py", "compat/__init__.py"}:
         uses = "import compat"
     if own is not None:
         os.makedirs(os.path.dirname(own) or ".", exist_ok=True)

@@ -2,42 +2,106 @@
 
 It waits until the program imports `socketserver`, and then has compat installed. Until then, and in
 children that serve nothing, it costs nothing; what the program sees is what it would see without it.
+That goes for its modules too, whatever their names are: what is imported for us is looked for where
+the program keeps none of its own, and is taken out of `sys.modules` again, until the program asks for
+it and would have found the same.
+
 May be read by any Python, since children may be of another one; knows the standard library only.
 """
 
 import os
 import sys
-from importlib.machinery import ModuleSpec
 
 VARIABLE = "ASYNCSERVER_COMPAT"  # the settings, in the environment
 PYTHON_2 = "SocketServer"  # the module's name there
 
 
 class Hook:
-    """Looks for `socketserver`, and for `compat`, as the import system asks all that stand in line."""
+    """Looks for modules before the import system asks all others that stand in line.
+
+    As a context manager it is the length of time in which this thread imports for us. `importlib` is
+    not imported for it, nor anything else that the program might have one of its own of.
+    """
 
     def __init__(self, settings):
         self.home, threads = settings
         self.threads = int(threads) if threads else None
-        self.ours = None
+        self.library = standard_library()
+        self.path = self.library + [self.home] + sys.path
+        self.hidden = {}  # modules by name, which were imported for us alone
+        self.installed = False
+        self.lock = import_("_thread").RLock()
+        self.get_ident = import_("_thread").get_ident
+        self.thread = None  # that imports for us now
+        self.depth = 0
+
+    # -- importing for us ----------------------------------------------------------------------
+
+    def __enter__(self):
+        self.lock.acquire()
+        self.depth += 1
+        if self.depth == 1:
+            theirs = [
+                name for name, module in list(sys.modules.items()) if self.is_foreign(name, module)
+            ]
+            self.theirs = {name: sys.modules.pop(name) for name in theirs}
+            self.before = set(sys.modules)
+            self.thread = self.get_ident()
+
+    def __exit__(self, *exc):
+        self.depth -= 1
+        if self.depth == 0:
+            self.thread = None
+            for name in list(sys.modules):
+                if name not in self.before and name.partition(".")[0] not in self.before:
+                    self.hidden[name] = sys.modules.pop(name)
+            sys.modules.update(self.theirs)
+        self.lock.release()
+
+    def is_foreign(self, name, module):
+        """Whether a module of the program's own goes by a name under which we look for another."""
+        name = name.partition(".")[0]
+        is_ours = name in ("compat", "asyncserver")
+        if not is_ours and name not in sys.stdlib_module_names:
+            return False
+        spec = getattr(module, "__spec__", None)
+        if not getattr(spec, "has_location", False):
+            return is_ours and spec is not None  # a folder without __init__.py
+        origin = str(getattr(spec, "origin", None))
+        places = [self.home] if is_ours else self.library
+        return not any(origin.startswith(os.path.join(each, name)) for each in places)
+
+    def find_for_us(self, name, path):
+        known = self.hidden.get(name)
+        if known is not None:
+            return existing(known)
+        importers = [
+            import_("_frozen_importlib").BuiltinImporter,
+            import_("_frozen_importlib").FrozenImporter,
+        ]
+        for finder in importers:
+            spec = finder.find_spec(name)
+            if spec is not None:
+                return spec
+        finder = import_("_frozen_importlib_external").PathFinder
+        return finder.find_spec(name, self.path if path is None else path)
+
+    # -- what the program imports --------------------------------------------------------------
 
     def find_spec(self, name, path=None, target=None):
-        if name == "compat" and self.ours is not None:
-            return self.find_compat()
+        if self.thread == self.get_ident():
+            return self.find_for_us(name, path)
         if name == PYTHON_2:
-            if self.ask_others(name) is not None:
-                return None  # the program's own
-            import socketserver
-
-            sys.modules.pop(
-                name, None
-            )  # or the import system takes that one's spec, and loads it anew
-            return ModuleSpec(name, Existing(socketserver))  # type: ignore[arg-type]
+            return self.find_python_2()
+        if name in self.hidden:
+            return self.find_hidden(name, path)
         if name != "socketserver":
             return None
         spec = self.ask_others(name)
         loader = getattr(spec, "loader", None)
-        if loader is not None:
+        if loader is not None and spec.origin == getattr(
+            self.find_for_us(name, None), "origin", None
+        ):
             execute = loader.exec_module
 
             def execute_and_install(module):
@@ -47,39 +111,44 @@ class Hook:
             loader.exec_module = execute_and_install
         return spec
 
-    def ask_others(self, name):
+    def ask_others(self, name, path=None):
         for finder in sys.meta_path:
             ask = getattr(finder, "find_spec", None)  # which very old ones have not
-            spec = ask(name, None) if ask is not None and finder is not self else None
+            spec = ask(name, path) if ask is not None and finder is not self else None
             if spec is not None:
                 return spec
         return None
 
     def install(self):
-        """Import compat, although the program may have another one, and leave that to the program."""
-        if self.ours is not None:
+        if self.installed:
             return
-        theirs = take("compat")
-        sys.path.insert(0, self.home)
-        try:
+        self.installed = True
+        with self:
             import compat
             from compat import late
 
+            late.at_home = self
             compat.install(threads=self.threads)
-            self.ours, self.late = compat, late
-            late.hide(self.home)
-        finally:
-            sys.path.remove(self.home)
-            sys.modules.update(theirs)
 
-    def find_compat(self):
+    def find_hidden(self, name, path):
         """Answer with ours, if that is what the program would have found."""
-        spec = self.ask_others("compat")
-        if spec is None or spec.origin != self.ours.__file__:  # type: ignore[union-attr]
+        spec = self.ask_others(name, path)
+        module = self.hidden.get(name)
+        if spec is None or module is None or spec.origin != module.__spec__.origin:
             return spec
-        self.late.show()
-        del sys.modules["compat"]  # as above
-        return ModuleSpec("compat", Existing(self.ours), origin=spec.origin, is_package=True)  # type: ignore[arg-type]
+        for each in [each for each in self.hidden if each.startswith(name + ".")]:
+            sys.modules[each] = self.hidden.pop(each)
+        del self.hidden[name]
+        return existing(module)
+
+    def find_python_2(self):
+        if self.ask_others(PYTHON_2) is not None:
+            return None  # the program's own
+        module = import_("socketserver")
+        sys.modules.pop(
+            PYTHON_2, None
+        )  # or the import system takes that one's spec, and loads it anew
+        return type(__spec__)(PYTHON_2, Existing(module))  # type: ignore[arg-type]
 
 
 class Existing:
@@ -96,16 +165,28 @@ class Existing:
         module.__spec__ = self.spec  # the import system has put another one there
 
 
-def take(package):
-    """Take a package and what is in it out of the modules."""
-    names = [name for name in sys.modules if (name + ".").startswith(package + ".")]
-    return {name: sys.modules.pop(name) for name in names}
+def existing(module):
+    """Return the way to a module that there is already."""
+    spec = module.__spec__
+    is_package = hasattr(module, "__path__")
+    return type(__spec__)(spec.name, Existing(module), origin=spec.origin, is_package=is_package)  # type: ignore[arg-type]
 
 
-def leave_no_trace():
-    """Go from the path, and give way to the `sitecustomize` that there would be without this one."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [each for each in sys.path if each != here]
+def import_(name):
+    """Import a module, but not before it is needed: another Python may not have it."""
+    return __import__(name)
+
+
+def standard_library():
+    """Return where the standard library is, in the order in which Python looks there."""
+    home = os.path.dirname(os.__file__)
+    names = (home, os.path.join(home, "lib-dynload"))
+    parts = ("lib-dynload", "python%d%d.zip" % sys.version_info[:2])
+    return [each for each in sys.path if each in names or os.path.basename(each) in parts]
+
+
+def give_way():
+    """Import the `sitecustomize` that there would be without this one."""
     this = sys.modules.pop(__name__, None)
     try:
         __import__(__name__)
@@ -125,5 +206,7 @@ def start():
 
 
 if __name__ == "sitecustomize":
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [each for each in sys.path if each != here]
     start()
-    leave_no_trace()
+    give_way()
