@@ -168,11 +168,10 @@ class Threaded(Hosted):
 
     def _call(self, *arguments: Any) -> None:
         """Call the handler; raise `HandlerError` if that has only begun what nobody will go on with."""
-        result = self._handler(*arguments)
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()  # or Python says, some time later, that it was never awaited
-            raise asyncserver.HandlerError(_ADVICE.format(self.__qualname__))
+        if getattr(self._handler, "__init__", None) is socketserver.BaseRequestHandler.__init__:
+            _handle(self._handler, *arguments)
+        else:
+            _check_returned(self._handler(*arguments), self.__qualname__)
 
     def _host(self, sock: socket.socket, server: asyncserver.Server) -> HostServer:
         """Return what stands for `server` at the address where `sock` came in."""
@@ -183,6 +182,24 @@ class Threaded(Hosted):
             at = next((each for each in listening if _place(each) == name), sock)
             hosts[name] = HostServer(at, self._handler, server, asyncio.get_running_loop())
         return hosts[name]
+
+
+def _handle(kind: Any, request: Any, client_address: Any, server: HostServer) -> None:
+    """Do what making a handler does in `socketserver`, and look at what its methods return."""
+    handler = kind.__new__(kind, request, client_address, server)
+    handler.request, handler.client_address, handler.server = request, client_address, server
+    _check_returned(handler.setup(), f"{kind.__qualname__}.setup")
+    try:
+        _check_returned(handler.handle(), f"{kind.__qualname__}.handle")
+    finally:
+        _check_returned(handler.finish(), f"{kind.__qualname__}.finish")
+
+
+def _check_returned(result: object, name: str) -> None:
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # or Python says, some time later, that it was never awaited
+        raise asyncserver.HandlerError(_ADVICE.format(name))
 
 
 def _place(sock: socket.socket) -> tuple[int, Any]:

@@ -71,6 +71,10 @@ def wrapped(function):
     return wrapper
 
 
+class TurnsOutAsync(socketserver.BaseRequestHandler):
+    handle = wrapped(upper)
+
+
 REFUSED = r"is async: serve it without compat\.threaded\(\)"
 
 
@@ -96,6 +100,8 @@ def test_async_handler_is_refused(handler):
         (wrapped(three), "udp"),
         (functools.partial(wrapped(functools.partial(three, 1)), 2), "tcp"),
         (wrapped(CalledAsync()), "tcp"),
+        (TurnsOutAsync, "tcp"),
+        (TurnsOutAsync, "udp"),
     ],
 )
 async def test_handler_that_turns_out_to_be_async_is_an_error(handler, scheme, caplog):

@@ -333,6 +333,18 @@ def test_program_that_uses_compat_itself_finds_the_same(place):
     assert (ended.stdout, ended.stderr) == ("True\ncompat True\ncompat.late 1\n", "")
 
 
+@pytest.mark.parametrize("first", ["socketserver", "compat", "http.server"])
+def test_there_is_one_compat_whoever_imports_it_first(place, first):
+    (place / "program.py").write_text(
+        f"import {first}, compat, socketserver\n"
+        "print(socketserver.BaseServer.serve_forever is compat.BaseServer.serve_forever)\n"
+        "from compat import install, late, servers\n"
+        "print(vars(servers)['late'] is late, callable(install), type(late.at_home).__name__)\n"
+    )
+    ended = python(place, "-m", "compat", "program.py", environment={"PYTHONPATH": ROOT})
+    assert (ended.stdout, ended.stderr) == ("True\nTrue True Hook\n", "")
+
+
 def test_python_2_name_first(place):
     (place / "program.py").write_text(
         "import SocketServer, socketserver\n"

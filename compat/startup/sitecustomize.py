@@ -58,6 +58,13 @@ class Hook:
             sys.modules.update(self.theirs)
         self.lock.release()
 
+    def begin_anew(self):
+        """In a child process, which has no thread that imports for us."""
+        if self.thread != self.get_ident():
+            sys.modules.update(self.theirs if self.depth else {})
+            self.depth, self.thread = 0, None
+            self.lock = import_("_thread").RLock()
+
     def is_foreign(self, name, module):
         """Whether a module of the program's own goes by a name under which we look for another."""
         name = name.partition(".")[0]
@@ -124,11 +131,13 @@ class Hook:
             return
         self.installed = True
         with self:
-            import compat
             from compat import late
+            from compat.install import (
+                install,
+            )  # `compat` may be about to be imported, by the program
 
             late.at_home = self
-            compat.install(threads=self.threads)
+            install(threads=self.threads)
 
     def find_hidden(self, name, path):
         """Answer with ours, if that is what the program would have found."""
@@ -202,7 +211,10 @@ def start():
     # Lines, since a module for anything better might be what the program has one of its own of.
     settings = os.environ.get(VARIABLE, "").split("\n")
     if settings[2:] == [sys.prefix, "%d.%d" % sys.version_info[:2]]:
-        sys.meta_path.insert(0, Hook(settings[:2]))
+        hook = Hook(settings[:2])
+        sys.meta_path.insert(0, hook)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=hook.begin_anew)
 
 
 if __name__ == "sitecustomize":
