@@ -9,10 +9,12 @@ it and would have found the same.
 May be read by any Python, since children may be of another one; knows the standard library only.
 """
 
+import _thread
 import os
 import sys
 
 VARIABLE = "ASYNCSERVER_COMPAT"  # the settings, in the environment
+OURS = ("compat", "asyncserver")
 PYTHON_2 = "SocketServer"  # the module's name there
 
 
@@ -30,8 +32,10 @@ class Hook:
         self.path = self.library + [self.home] + sys.path
         self.hidden = {}  # modules by name, which were imported for us alone
         self.installed = False
-        self.lock = import_("_thread").RLock()
-        self.get_ident = import_("_thread").get_ident
+        self.frozen = sys.modules["_frozen_importlib"]
+        self.external = sys.modules["_frozen_importlib_external"]
+        self.lock = _thread.RLock()
+        self.get_ident = _thread.get_ident
         self.thread = None  # that imports for us now
         self.depth = 0
 
@@ -63,35 +67,38 @@ class Hook:
         if self.thread != self.get_ident():
             sys.modules.update(self.theirs if self.depth else {})
             self.depth, self.thread = 0, None
-            self.lock = import_("_thread").RLock()
+            self.lock = _thread.RLock()
 
     def is_foreign(self, name, module):
         """Whether a module of the program's own goes by a name under which we look for another."""
         name = name.partition(".")[0]
-        is_ours = name in ("compat", "asyncserver")
-        if not is_ours and name not in sys.stdlib_module_names:
-            return False
+        places = self.places_of(name)
         spec = getattr(module, "__spec__", None)
-        if not getattr(spec, "has_location", False):
-            return is_ours and spec is not None  # a folder without __init__.py
-        origin = str(getattr(spec, "origin", None))
-        places = [self.home] if is_ours else self.library
-        return not any(origin.startswith(os.path.join(each, name)) for each in places)
+        if not places or spec is None:
+            return False
+        if not spec.has_location:
+            return name in OURS  # a folder without __init__.py
+        return not any(str(spec.origin).startswith(os.path.join(each, name)) for each in places)
+
+    def places_of(self, name):
+        """Return where a package must be that is ours or the standard library's."""
+        if name in OURS:
+            return [self.home]
+        return self.library if name in sys.stdlib_module_names else []
 
     def find_for_us(self, name, path):
         known = self.hidden.get(name)
         if known is not None:
             return existing(known)
-        importers = [
-            import_("_frozen_importlib").BuiltinImporter,
-            import_("_frozen_importlib").FrozenImporter,
-        ]
-        for finder in importers:
+        for finder in (self.frozen.BuiltinImporter, self.frozen.FrozenImporter):
             spec = finder.find_spec(name)
             if spec is not None:
                 return spec
-        finder = import_("_frozen_importlib_external").PathFinder
-        return finder.find_spec(name, self.path if path is None else path)
+        spec = self.external.PathFinder.find_spec(name, self.path if path is None else path)
+        if spec is None and path is None and self.places_of(name):
+            # Nobody else is asked, who would look among what is the program's.
+            raise ModuleNotFoundError("No module named %r" % name, name=name)
+        return spec
 
     # -- what the program imports --------------------------------------------------------------
 
@@ -106,9 +113,8 @@ class Hook:
             return None
         spec = self.ask_others(name)
         loader = getattr(spec, "loader", None)
-        if loader is not None and spec.origin == getattr(
-            self.find_for_us(name, None), "origin", None
-        ):
+        # Unless it is the program's own.
+        if loader is not None and spec.origin == self.find_for_us(name, None).origin:
             execute = loader.exec_module
 
             def execute_and_install(module):
@@ -131,10 +137,9 @@ class Hook:
             return
         self.installed = True
         with self:
+            # And not from `compat` itself, which the program may be about to import.
             from compat import late
-            from compat.install import (
-                install,
-            )  # `compat` may be about to be imported, by the program
+            from compat.install import install
 
             late.at_home = self
             install(threads=self.threads)
@@ -145,45 +150,53 @@ class Hook:
         module = self.hidden.get(name)
         if spec is None or module is None or spec.origin != module.__spec__.origin:
             return spec
+        return existing(module, self.show)
+
+    def show(self, name):
+        """Leave a module, with all that is in it, to the program as well, which imports it now."""
         for each in [each for each in self.hidden if each.startswith(name + ".")]:
             sys.modules[each] = self.hidden.pop(each)
-        del self.hidden[name]
-        return existing(module)
+        self.hidden.pop(name, None)
 
     def find_python_2(self):
         if self.ask_others(PYTHON_2) is not None:
             return None  # the program's own
-        module = import_("socketserver")
+        module = __import__("socketserver")
         sys.modules.pop(
             PYTHON_2, None
         )  # or the import system takes that one's spec, and loads it anew
-        return type(__spec__)(PYTHON_2, Existing(module))  # type: ignore[arg-type]
+        spec = type(__spec__)(PYTHON_2, None)
+        spec.loader = Existing(module, str)  # type: ignore[assignment]
+        return spec
 
 
 class Existing:
-    """A loader of a module that there is already."""
+    """A loader of a module that there is already; its own one, to whoever asks for more."""
 
-    def __init__(self, module):
+    def __init__(self, module, loaded):
         self.module = module
         self.spec = module.__spec__
+        self.loaded = loaded
+
+    def __getattr__(self, name):
+        return getattr(self.spec.loader, name)
 
     def create_module(self, spec):
         return self.module
 
     def exec_module(self, module):
         module.__spec__ = self.spec  # the import system has put another one there
+        self.loaded(self.spec.name)
 
 
-def existing(module):
-    """Return the way to a module that there is already."""
+def existing(module, loaded=str):
+    """Return the way to a module that there is already; call `loaded` with its name if it is gone."""
     spec = module.__spec__
-    is_package = hasattr(module, "__path__")
-    return type(__spec__)(spec.name, Existing(module), origin=spec.origin, is_package=is_package)  # type: ignore[arg-type]
-
-
-def import_(name):
-    """Import a module, but not before it is needed: another Python may not have it."""
-    return __import__(name)
+    same = type(__spec__)(spec.name, None, origin=spec.origin)
+    same.loader = Existing(module, loaded)  # type: ignore[assignment]
+    same.submodule_search_locations = getattr(module, "__path__", None)
+    same.has_location = spec.has_location
+    return same
 
 
 def standard_library():
