@@ -82,8 +82,11 @@ class BaseServer(socketserver.BaseServer):
                 raise
             finally:
                 if last:
-                    self.__shutdown_request = False
-                    self.__is_shut_down.set()
+                    try:
+                        _be_shut_down(self)
+                    except BaseException:  # as above
+                        _be_shut_down(self)
+                        raise
 
     def shutdown(self) -> None:
         self.__shutdown_request = True
@@ -134,6 +137,11 @@ class BaseServer(socketserver.BaseServer):
             engine.request = request
             _handle(self, request, client_address)
             engine.request = None
+
+
+def _be_shut_down(server: socketserver.BaseServer) -> None:
+    vars(server)[SHUTDOWN_REQUEST] = False
+    vars(server)[IS_SHUT_DOWN].set()
 
 
 def _serve_greenlets(server: socketserver.BaseServer, poll_interval: Any) -> None:

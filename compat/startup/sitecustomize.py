@@ -50,14 +50,15 @@ class Hook:
             ]
             self.theirs = {name: sys.modules.pop(name) for name in theirs}
             self.before = set(sys.modules)
+            self.asked = []
             self.thread = self.get_ident()
 
     def __exit__(self, *exc):
         self.depth -= 1
         if self.depth == 0:
             self.thread = None
-            for name in list(sys.modules):
-                if name not in self.before and name.partition(".")[0] not in self.before:
+            for name in self.asked:  # and no other, which another thread may just import
+                if name in sys.modules and name.partition(".")[0] not in self.before:
                     self.hidden[name] = sys.modules.pop(name)
             sys.modules.update(self.theirs)
         self.lock.release()
@@ -104,6 +105,7 @@ class Hook:
 
     def find_spec(self, name, path=None, target=None):
         if self.thread == self.get_ident():
+            self.asked.append(name)
             return self.find_for_us(name, path)
         if name == PYTHON_2:
             return self.find_python_2()
@@ -143,6 +145,8 @@ class Hook:
 
             late.at_home = self
             install(threads=self.threads)
+            late.prepare()  # there may be other threads, which import, by the time of the first server
+            self.asked.append(PYTHON_2)
 
     def find_hidden(self, name, path):
         """Answer with ours, if that is what the program would have found."""
