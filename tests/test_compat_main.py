@@ -482,6 +482,28 @@ def test_what_was_imported_for_us_is_what_the_program_imports(place):
     ]  # fmt: skip
 
 
+def test_other_threads_may_import_meanwhile(place):
+    """They find in `sys.modules` what they have imported, and nothing is taken from under them."""
+    (place / "program.py").write_text(
+        "import importlib, os, socketserver, sys, threading\n"
+        "together = threading.Barrier(20)\n"
+        "names = 'logging traceback json decimal typing bisect dataclasses logging.handlers email.message'\n"
+        "names = [*names.split(), 'concurrent.futures', 'asyncio', 'contextlib', 'functools', 'csv']\n"
+        "def make():\n"
+        "    together.wait()\n"
+        "    socketserver.TCPServer(('127.0.0.1', 0), None).server_close()\n"
+        "def read(first):\n"
+        "    together.wait()\n"
+        "    for name in names[first:] + names[:first]:\n"
+        "        assert importlib.import_module(name) is sys.modules[name]\n"
+        "threads = [threading.Thread(target=make) for _ in range(10)]\n"
+        "threads += [threading.Thread(target=read, args=(n,)) for n in range(10)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+    )
+    assert both(place, [], ["program.py"], {"PYTHONPATH": ROOT}) == [("", "", 0)] * 2
+
+
 def test_program_with_a_socketserver_of_its_own(place):
     (place / "socketserver.py").write_text("class ThreadingMixIn: mine = True\n")
     (place / "program.py").write_text(
