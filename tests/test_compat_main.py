@@ -411,7 +411,7 @@ def shadows(place: Path) -> list[str]:
     """Write modules of one's own, but for what Python has inside of it, or needs in any such program."""
     taken = {name.partition(".")[0] for name in modules_of(place)}
     inside = {name for name in sys.stdlib_module_names if FrozenImporter.find_spec(name)}
-    inside |= {*sys.builtin_module_names}
+    inside |= {*sys.builtin_module_names, "distutils"}  # which setuptools would answer for
     names = sorted(sys.stdlib_module_names - taken - inside)
     for number, name in enumerate(names):
         if number % 2:

@@ -57,8 +57,10 @@ class Hook:
         self.depth -= 1
         if self.depth == 0:
             self.thread = None
-            for name in self.asked:  # and no other, which another thread may just import
-                if name in sys.modules and name.partition(".")[0] not in self.before:
+            # Nothing else: other threads may import at the same time.
+            asked = {name.partition(".")[0] for name in self.asked} - self.before
+            for name, module in list(sys.modules.items()):
+                if name.partition(".")[0] in asked and not is_being_imported(module):
                     self.hidden[name] = sys.modules.pop(name)
             sys.modules.update(self.theirs)
         self.lock.release()
@@ -146,7 +148,8 @@ class Hook:
             late.at_home = self
             install(threads=self.threads)
             late.prepare()  # there may be other threads, which import, by the time of the first server
-            self.asked.append(PYTHON_2)
+            if PYTHON_2 not in self.before:
+                del sys.modules[PYTHON_2]  # we answer for it
 
     def find_hidden(self, name, path):
         """Answer with ours, if that is what the program would have found."""
@@ -172,6 +175,11 @@ class Hook:
         spec = type(__spec__)(PYTHON_2, None)
         spec.loader = Existing(module, str)  # type: ignore[assignment]
         return spec
+
+
+def is_being_imported(module):
+    """Whether a thread is at it."""
+    return getattr(getattr(module, "__spec__", None), "_initializing", False)
 
 
 class Existing:
