@@ -7,18 +7,20 @@ stderr and exit status 2, never a traceback.
 import asyncio
 import contextlib
 import functools
+import importlib.util
 import logging
 import math
 import os
 import select
 import sys
+from types import ModuleType
 from typing import IO, Any, Final, Literal, NoReturn
 
 import click
 
 from asyncserver.address import Address
 from asyncserver.client import READ_SIZE, exchange, how_to_try
-from asyncserver.errors import AddressError, AsyncServerError, HandlerError
+from asyncserver.errors import AddressError, AsyncServerError
 from asyncserver.events import Bound, Event
 from asyncserver.kinds import is_blocking
 from asyncserver.limits import Limits, Timeouts
@@ -32,6 +34,9 @@ __all__ = ("main",)
 BAD_INPUT: Final = 2  # exit status, as that of getopt(1) and argparse
 INTERRUPTED: Final = 130  # 128 plus SIGINT, as a shell says it
 NOBODY_READS: Final = 141  # 128 plus SIGPIPE, which would have ended a program in C
+
+# Where this package lives, and compat beside it.
+HOME: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 logger = logging.getLogger("asyncserver")
 
@@ -250,8 +255,9 @@ def serve(
     files = tuple(file for file in (certificate, key) if file is not None)
     if loop_factory(loop) is asyncio.new_event_loop:  # now, before there can be another uvloop
         loop = "asyncio"
+    path = [*sys.path]
     run(
-        _in_threads(load(target)),
+        _in_threads(load(target), path),
         *bind,
         grace=grace,
         loop=loop,
@@ -264,18 +270,32 @@ def serve(
     )
 
 
-def _in_threads(handler: Any) -> Any:
-    """Return what hosts `handler` in threads, if it blocks."""
+def _in_threads(handler: Any, path: list[str]) -> Any:
+    """Return what hosts `handler` in threads, if it blocks; `path` is where Python looked before."""
     if not is_blocking(handler):
         return handler
+    before = _take_compat()  # which may be another one, the user's own
+    if _is_ours(before.get("compat")):
+        sys.modules.update(before)
+    path, sys.path = sys.path, [HOME, *path]
     try:
         from compat import threaded  # noqa: PLC0415 - only blocking handlers need it
-    except ImportError as exc:
-        raise HandlerError(
-            "a blocking handler needs the package compat that asyncserver brings, and another one"
-            f" comes first ({exc})"
-        ) from exc
+    finally:
+        sys.path = path
+        ours = _take_compat()
+        sys.modules.update(before or (ours if _is_ours(importlib.util.find_spec("compat")) else {}))
     return threaded(handler)
+
+
+def _take_compat() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] == "compat"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def _is_ours(compat: Any) -> bool:
+    """Whether this is the module that came with us, or the way to it."""
+    file = getattr(compat, "origin", None) or getattr(compat, "__file__", None)
+    return file == os.path.join(HOME, "compat", "__init__.py")
 
 
 def _say_how_to_try(event: Event, *, encrypted: bool) -> None:

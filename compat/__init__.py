@@ -7,6 +7,14 @@ Threads come from a pool, `shutdown()` takes effect at once, and a silent TLS cl
 serves programs that nobody wants to touch.
 """
 
+import sys
+
+_named = sys.orig_argv[-len(sys.argv)] if sys.argv[:1] == ["-m"] else ""
+_joined = _named[1:].partition("m")[2] if _named[:1] == "-" else ""  # as in -umcompat
+if "compat" in {_named, _joined} and not sys.flags.safe_path:
+    # `python -m compat` looks in the working directory first, where everything is the program's.
+    sys.path.append(sys.path.pop(0))
+
 from socketserver import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from typing import TYPE_CHECKING, Any
 
@@ -73,4 +81,4 @@ for _name in __all__:
     # Tracebacks and help() show where to import a name from, not the room that it lives in.
     if getattr(globals().get(_name), "__module__", "").startswith("compat."):
         globals()[_name].__module__ = __name__
-del _name
+del _name, _named, _joined

@@ -9,15 +9,23 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from typing import Final, NoReturn
+
+BAD_INPUT: Final = 2  # exit status, as that of python itself
+if sys.flags.no_site:  # nor would it find click
+    print(
+        "compat: python -S imports no sitecustomize, which we need: leave -S out", file=sys.stderr
+    )
+    sys.exit(BAD_INPUT)
 
 import click
 
 __all__ = ("main",)
 
-BAD_INPUT: Final = 2  # exit status, as that of python itself
 HOME: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PROGRAMS: Final = {"-m": "a module", "-c": "a command"}  # what python takes as such, beside files
 STARTUP: Final = os.path.join(HOME, "compat", "startup")
 
 
@@ -28,17 +36,14 @@ STARTUP: Final = os.path.join(HOME, "compat", "startup")
         "max_content_width": 80,
     }
 )
-@click.option("-m", "is_module", is_flag=True, help="PROGRAM is a module and not a file.")
 @click.option("--threads", metavar="N", type=click.IntRange(min=1),
               help="Give servers that handle one request at a time so many threads.")  # fmt: skip
 @click.argument("words", metavar="PROGRAM ARGS...", nargs=-1, type=click.UNPROCESSED)
-def main(
-    *,
-    is_module: bool,
-    threads: int | None,
-    words: tuple[str, ...],
-) -> None:
+def main(*, threads: int | None, words: tuple[str, ...]) -> None:
     """Run a program that uses socketserver, unchanged, on asyncserver.
+
+    PROGRAM is whatever python takes for one: a file, a folder or a zip file, -m and a module, -c and a
+    command, or - for standard input.
 
     \b
       python -m compat script.py ARGS...
@@ -49,20 +54,41 @@ def main(
     """  # noqa: D301 - click wants the backspace itself
     if not words:
         raise click.UsageError("give a script, or -m and a module")
-    program = words[0]
-    if not is_module and not os.path.exists(program):
-        raise click.ClickException(f"no file {program}")
-    if is_module:
-        _check_module(program)
-    arguments = [*_interpreter_options(), *(["-m"] if is_module else []), *words]
+    _check(*words[:2])
+    arguments = [*_interpreter_options(), *words]
     os.execve(sys.executable, [sys.executable, *arguments], _environment(threads))  # noqa: S606
+
+
+def _with_end_of_options(words: Sequence[str]) -> list[str]:
+    """Put `--` where our options end: before the first word that python takes for a program."""
+    for index, word in enumerate(words):
+        if word == "--":
+            break
+        is_value = index > 0 and words[index - 1] == "--threads"
+        if not is_value and (word == "-" or word[:1] != "-" or word[:2] in PROGRAMS):
+            return [*words[:index], "--", *words[index:]]
+    return [*words]
+
+
+def _check(word: str, value: str = "") -> None:
+    """Raise if python would find no program."""
+    option = word[:2]
+    if option in PROGRAMS:
+        value = word[2:] or value
+        if not value:
+            raise click.UsageError(f"give {PROGRAMS[option]} after {option}")
+        if option == "-m":
+            _check_module(value)
+    elif word != "-" and not os.path.exists(word):
+        raise click.ClickException(f"no file {word}")
 
 
 def _check_module(name: str) -> None:
     """Raise if there is no such module; without importing it, or the package that it is in."""
     if "." in name:
         return  # Python itself will tell
-    spec = importlib.util.find_spec(name)
+    path = sys.path if sys.flags.safe_path else ["", *sys.path]  # that of the program
+    spec = PathFinder.find_spec(name, path) or importlib.util.find_spec(name)
     if spec is None:
         raise click.ClickException(f"No module named {name}")
     inside = spec.submodule_search_locations
@@ -107,7 +133,8 @@ def _fail(message: str) -> NoReturn:
 
 if __name__ == "__main__":
     try:
-        status = main.main(prog_name="python -m compat", standalone_mode=False)
+        words = _with_end_of_options(sys.argv[1:])
+        status = main.main(words, prog_name="python -m compat", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)  # 128 plus SIGINT, as a shell says it
     except click.ClickException as exc:

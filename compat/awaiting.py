@@ -84,7 +84,7 @@ async def _stop(
             for job in jobs:
                 wake(*job.args[:1])
             if engine is not None:
-                wake(engine.request)
+                engine.give_up()
     else:
         count = len(jobs) + (not done.done())
         logger.warning("serve(): %d threads did not end within the grace", count)

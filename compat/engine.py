@@ -21,12 +21,13 @@ import socketserver
 import sys
 import threading
 import time
+from bisect import insort
 from collections.abc import Callable
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from compat import bells, late
 from compat.state import ENGINE, POOL, SHUTDOWN_REQUEST, at_work, engines_of, limit_of
+from compat.waking import wake
 
 if TYPE_CHECKING:  # needs `ssl`, which a program without TLS does without
     from compat.handshakes import Handshake, LateSocket
@@ -81,7 +82,7 @@ class Engine:
         # time
         self._later: dict[Callable[[], object], float] = {}  # what to do, and when at the latest
         # what has begun
-        self._parked: dict[Handshake, None] = {}  # the oldest first
+        self._parked: list[Handshake] = []  # by deadline
         self._children: dict[int, int] = {}  # process and the descriptor that tells its end
 
     @property
@@ -92,7 +93,8 @@ class Engine:
     def run(self) -> None:
         """Serve until the server's flag says otherwise; raise what a hook raised."""
         asyncio: Any = sys.modules.get("_asyncio")  # is whole as soon as it is there
-        outer = None if asyncio is None else asyncio._get_running_loop()  # a notebook's, perhaps
+        # That of a notebook, perhaps. Without this function, it is a module of the program's own.
+        outer = getattr(asyncio, "_get_running_loop", lambda: None)()
         if outer is not None:
             asyncio._set_running_loop(None)  # for asyncio.run() in a handler
         try:
@@ -139,6 +141,11 @@ class Engine:
                 engine._told_when_free = False
                 engine.wake()
 
+    def give_up(self) -> None:
+        """Let whoever waits for a peer in this thread, a handshake too, see the end of its stream."""
+        for request in (self.request, *(each.sock for each in self._parked.copy())):
+            wake(request)
+
     def detach(self) -> None:
         """In a child that was forked: leave to the parent what is the parent's."""
         vars(self.server)[ENGINE] = tuple(
@@ -180,7 +187,7 @@ class Engine:
     def park(self, request: "LateSocket", go_on: Callable[[], object]) -> None:
         """Call `go_on` when `request` has shaken hands."""
         handshake = late.handshakes().Handshake(request, go_on)
-        self._parked[handshake] = None
+        insort(self._parked, handshake, key=lambda each: each.deadline)
         self._shake_hands(handshake)
 
     def watch_child(self, pid: int) -> None:
@@ -210,6 +217,11 @@ class Engine:
         self._resume()
         while not self._asked_to_stop():
             self._turn()
+        # The standard library shakes hands when it accepts: whom it has let in, it serves.
+        self._pause()
+        self._listener = -1
+        while self._parked:
+            self._turn()
 
     def _turn(self) -> None:
         accepting, timed = self._accepting, self._later or self._parked
@@ -225,7 +237,7 @@ class Engine:
         if self._called:
             self._called = False
             self._resume()
-        if self._asked_to_stop():  # meanwhile: who came since is left to the backlog
+        if self._accepting and self._asked_to_stop():  # meanwhile: who came is left to the backlog
             return
         if self._told and accepting and self._listener not in dict(ready):
             self._told.clear()
@@ -237,19 +249,20 @@ class Engine:
             self._look_at_the_clock()
         self.server.service_actions()
 
-    def _rest(self) -> int | None:
+    def _rest(self) -> int:
         """How many milliseconds to wait, if there is something to do though nothing happens."""
-        due = [*self._later.values(), *(each.deadline for each in islice(self._parked, 1))]
+        due = [*self._later.values(), *(each.deadline for each in self._parked[:1])]
         rest = max(0, math.ceil((min(due) - time.monotonic()) * 1000))
-        return rest if self._tick is None else min(self._tick, rest)
+        return min(WITHOUT_LIMIT if self._tick is None else self._tick, rest)
 
     def _look_at_the_clock(self) -> None:
         now = time.monotonic()
         for function in [each for each, when in self._later.items() if when <= now]:
             function()
-        while self._parked and (oldest := next(iter(self._parked))).deadline <= now:
-            self._end(oldest)
-            oldest.fail("the client took too long")
+        while self._parked and self._parked[0].deadline <= now:
+            first = self._parked[0]
+            self._end(first)
+            first.fail("the client took too long")
 
     def _asked_to_stop(self) -> bool:
         return bool(vars(self.server).get(SHUTDOWN_REQUEST))
@@ -281,7 +294,7 @@ class Engine:
         while self._children:
             os.close(self._children.popitem()[1])
         while self._parked:
-            self._parked.popitem()[0].close()
+            self._parked.pop().close()
         for fileno in list(self._callbacks):
             if fileno != self._listener:
                 self._unwatch(fileno)
@@ -353,7 +366,7 @@ class Engine:
             handshake.go_on()
 
     def _end(self, handshake: "Handshake") -> None:
-        del self._parked[handshake]
+        self._parked.remove(handshake)
         self._unwatch(handshake.fileno)
         self.slot_is_free()
 
@@ -378,9 +391,9 @@ def check_limit(server: socketserver.BaseServer) -> None:
     limit = getattr(server, "max_threads", None)
     ours = any(each.__module__ == "compat" for each in type(server).__mro__)
     if ours and isinstance(server, socketserver.ThreadingMixIn) and limit_of(server) != limit:
-        from asyncserver.errors import SettingError  # noqa: PLC0415 - all else does without asyncio
-
-        raise SettingError(f"max_threads is {limit!r}: write at least 1, or None for no limit")
+        raise late.errors().SettingError(
+            f"max_threads is {limit!r}: write at least 1, or None for no limit"
+        )
 
 
 def can_poll() -> bool:

@@ -121,13 +121,16 @@ _STOOD_IN_FOR: Final = {stand_in: kind for kind, stand_in in _STAND_INS.items()}
 
 def accept(listener: Any) -> tuple[ssl.SSLSocket, Any]:
     """Do what `SSLSocket.accept` does, but for the handshake."""
+    kind: Any = type(listener)
+    if not issubclass(kind, ssl.SSLSocket):  # but that of another module of this name
+        return listener.accept()  # type: ignore[no-any-return]
     context = listener.context
     if not listener.do_handshake_on_connect or context.sslsocket_class is not ssl.SSLSocket:
         return ssl.SSLSocket.accept(listener)
     sock, address = socket.socket.accept(listener)
     wrapped = context.wrap_socket(
         sock,
-        do_handshake_on_connect=False,
+        do_handshake_on_connect=sock.gettimeout() == 0,  # which is an error, as ever
         suppress_ragged_eofs=listener.suppress_ragged_eofs,
         server_side=True,
     )
@@ -165,24 +168,26 @@ class Handshake:
     Attributes:
         deadline: when it is over, by `time.monotonic`.
         fileno: what it waits for; stays open while it does.
+        sock: whose it is.
 
     """
 
     def __init__(self, sock: LateSocket, go_on: Callable[[], object]) -> None:
-        self.deadline = time.monotonic() + HANDSHAKE_TIMEOUT
+        self._timeout = sock.gettimeout()  # the user's: of setdefaulttimeout(), for instance
+        seconds = HANDSHAKE_TIMEOUT if self._timeout is None else self._timeout
+        self.deadline = time.monotonic() + seconds
         self.go_on = go_on
         self.fileno = sock.fileno()
-        self._timeout = sock.gettimeout()
         # Holds the descriptor, should a deadline of the user's close the socket meanwhile.
         self._held = sock.makefile("rb", buffering=0)
-        self._sock = sock.on_time()
-        self._sock.setblocking(False)
+        self.sock = sock.on_time()
+        self.sock.setblocking(False)
 
     def step(self) -> int:
         """Go on with it; return what to poll its descriptor for, or 0 when it has ended."""
         try:
-            self._sock.do_handshake()
-            self._sock.settimeout(self._timeout)
+            self.sock.do_handshake()
+            self.sock.settimeout(self._timeout)
         except ssl.SSLWantReadError:
             return select.POLLIN
         except ssl.SSLWantWriteError:
@@ -199,10 +204,10 @@ class Handshake:
 
     def close(self) -> None:
         """Close the connection."""
-        self._sock.close()
+        self.sock.close()
         self._held.close()
 
     @property
     def succeeded(self) -> bool:
         """Whether there is an open connection, of which `go_on` may make use."""
-        return self._sock.fileno() >= 0
+        return self.sock.fileno() >= 0

@@ -24,6 +24,7 @@ __all__ = ("HostServer", "Threaded", "threaded")
 
 MAX_THREADS: Final = 1000  # handlers at once on the native server
 SEND_TIMEOUT: Final = 30.0  # seconds that a reply to a datagram may wait for room
+_ADVICE: Final = "{}() is async: serve it without compat.threaded()"
 
 
 def threaded(handler: Callable[..., object], *, max_threads: int | None = MAX_THREADS) -> Hosted:
@@ -44,7 +45,8 @@ def threaded(handler: Callable[..., object], *, max_threads: int | None = MAX_TH
             backlog; datagrams are dropped and counted. `None`: as `Limits` allow.
 
     Raises:
-        HandlerError: it cannot be called in either way.
+        HandlerError: it cannot be called in either way, or is async. What turns out to be so when it
+            is called, because it returns an awaitable, fails with this as well.
         SettingError: `max_threads` is less than 1.
 
     """
@@ -151,10 +153,8 @@ class Threaded(Hosted):
 
     def _handle(self, sock: socket.socket, peer: asyncserver.PeerAddress, host: HostServer) -> None:
         with _reaching(host._loop):
-            if self._is_function:
-                self._handler(sock)
-            else:
-                self._handler(sock, peer, host)
+            arguments = (sock,) if self._is_function else (sock, peer, host)
+            self._call(*arguments)
 
     def _handle_datagram(
         self,
@@ -164,7 +164,14 @@ class Threaded(Hosted):
     ) -> None:
         with request[1], _reaching(host._loop):
             request[1].settimeout(SEND_TIMEOUT)
-            self._handler(request, peer, host)
+            self._call(request, peer, host)
+
+    def _call(self, *arguments: Any) -> None:
+        """Call the handler; raise `HandlerError` if that has only begun what nobody will go on with."""
+        if getattr(self._handler, "__init__", None) is socketserver.BaseRequestHandler.__init__:
+            _handle(self._handler, *arguments)
+        else:
+            _check_returned(self._handler(*arguments), self.__qualname__)
 
     def _host(self, sock: socket.socket, server: asyncserver.Server) -> HostServer:
         """Return what stands for `server` at the address where `sock` came in."""
@@ -175,6 +182,24 @@ class Threaded(Hosted):
             at = next((each for each in listening if _place(each) == name), sock)
             hosts[name] = HostServer(at, self._handler, server, asyncio.get_running_loop())
         return hosts[name]
+
+
+def _handle(kind: Any, request: Any, client_address: Any, server: HostServer) -> None:
+    """Do what making a handler does in `socketserver`, and look at what its methods return."""
+    handler = kind.__new__(kind, request, client_address, server)
+    handler.request, handler.client_address, handler.server = request, client_address, server
+    _check_returned(handler.setup(), f"{kind.__qualname__}.setup")
+    try:
+        _check_returned(handler.handle(), f"{kind.__qualname__}.handle")
+    finally:
+        _check_returned(handler.finish(), f"{kind.__qualname__}.finish")
+
+
+def _check_returned(result: object, name: str) -> None:
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # or Python says, some time later, that it was never awaited
+        raise asyncserver.HandlerError(_ADVICE.format(name))
 
 
 def _place(sock: socket.socket) -> tuple[int, Any]:
@@ -197,11 +222,16 @@ def _class_of(handler: Callable[..., object]) -> type | None:
 
 
 def _is_called_like_a_class(handler: Callable[..., object]) -> bool:
-    if _class_of(handler) is not None:
+    kind = _class_of(handler)
+    if kind is not None:
+        for method in ("setup", "handle", "finish"):
+            if inspect.iscoroutinefunction(getattr(kind, method)):
+                raise asyncserver.HandlerError(_ADVICE.format(f"{kind.__qualname__}.{method}"))
         return True
     name = getattr(handler, "__qualname__", None) or repr(handler)
-    if inspect.iscoroutinefunction(handler):
-        raise asyncserver.HandlerError(f"{name}() is async: serve it without compat.threaded()")
+    called = None if isinstance(handler, type) else getattr(handler, "__call__", None)  # noqa: B004
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called):
+        raise asyncserver.HandlerError(_ADVICE.format(name))
     for arguments in (1, 3):
         with contextlib.suppress(TypeError, ValueError):
             inspect.signature(handler).bind(*range(arguments))

@@ -46,9 +46,7 @@ def install(*, threads: int | None = None) -> None:
 
     """
     if threads is not None and threads < 1:
-        from asyncserver.errors import SettingError  # noqa: PLC0415 - not for all who import us
-
-        raise SettingError(f"threads is {threads!r}: write at least 1, or None")
+        raise late.errors().SettingError(f"threads is {threads!r}: write at least 1, or None")
     uninstall()
     for standard, mirror in MIRRORS.items():
         for name, value in vars(mirror).items():

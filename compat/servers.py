@@ -82,8 +82,11 @@ class BaseServer(socketserver.BaseServer):
                 raise
             finally:
                 if last:
-                    self.__shutdown_request = False
-                    self.__is_shut_down.set()
+                    try:
+                        _be_shut_down(self)
+                    except BaseException:  # as above
+                        _be_shut_down(self)
+                        raise
 
     def shutdown(self) -> None:
         self.__shutdown_request = True
@@ -134,6 +137,11 @@ class BaseServer(socketserver.BaseServer):
             engine.request = request
             _handle(self, request, client_address)
             engine.request = None
+
+
+def _be_shut_down(server: socketserver.BaseServer) -> None:
+    vars(server)[SHUTDOWN_REQUEST] = False
+    vars(server)[IS_SHUT_DOWN].set()
 
 
 def _serve_greenlets(server: socketserver.BaseServer, poll_interval: Any) -> None:
@@ -192,7 +200,7 @@ def _accept(server: socketserver.TCPServer) -> Any:
         fileno, client_address = listener._accept()  # type: ignore[attr-defined]
         kind = _family(listener), _type(listener), listener.proto
         return socket.socket(*kind, fileno=fileno), client_address
-    if "ssl" in sys.modules and type(listener) is sys.modules["ssl"].SSLSocket:
+    if type(listener) is getattr(sys.modules.get("ssl"), "SSLSocket", None):
         return late.handshakes().accept(listener)
     return listener.accept()
 

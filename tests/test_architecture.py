@@ -53,7 +53,7 @@ COMPAT = (
     "mixins", "install", "__main__",
 )  # fmt: skip
 # Only these know asyncserver, and of it what a room offers in its `__all__`.
-BOTH_WORLDS = {"engine", "hosting", "install", "__main__"}
+BOTH_WORLDS = {"hosting"}
 IMPURE = {"asyncio", "socket", "ssl", "time", "selectors", "threading"}
 LONGEST = 300  # lines, of which many are docstrings
 LONGER = {

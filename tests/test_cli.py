@@ -126,6 +126,52 @@ def arguments(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 BIND = ("--bind", "tcp://127.0.0.1:0")
 
+OWN_COMPAT = {
+    "compat.py": "import pathlib\npathlib.Path('ran').touch()\nmine = True\n",
+    "compat/__init__.py": "import pathlib\npathlib.Path('ran').touch()\nmine = True\n",
+    "other/compat/engine.py": "mine = True\n",  # a folder without __init__.py
+}
+BLOCKING = """
+import socketserver
+class Upper(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline().upper())
+"""
+
+
+@pytest.mark.parametrize("way", ["blocking", "blocking.py", "./blocking.py"])
+@pytest.mark.parametrize("uses", ["", "import compat", "import compat\nassert compat.mine"])
+@pytest.mark.parametrize("own", [*OWN_COMPAT, None])
+def test_a_compat_of_the_users_own_is_the_users_own(own, uses, way, project, arguments):
+    from compat import hosting
+
+    if "mine" in uses and own not in {"compat.py", "compat/__init__.py"}:
+        uses = "import compat"
+    if own is not None:
+        os.makedirs(os.path.dirname(own) or ".", exist_ok=True)
+        with open(own, "w") as file:
+            file.write(OWN_COMPAT[own])
+    with open("blocking.py", "w") as file:
+        file.write(f"{uses}\n{BLOCKING}")
+    before = {
+        name: sys.modules.pop(name)
+        for name in list(sys.modules)
+        if f"{name}.".startswith("compat.")
+    }
+    try:
+        handler = arguments(f"{way}:Upper", *BIND)["handler"]
+        assert (type(handler).__module__, type(handler).__name__) == ("compat.hosting", "Threaded")
+        assert type(handler).__init__.__code__.co_filename == hosting.__file__
+        assert os.path.exists("ran") == bool(uses and own in {"compat.py", "compat/__init__.py"})
+        import compat
+
+        assert hasattr(compat, "mine") == (own in {"compat.py", "compat/__init__.py"})
+    finally:
+        for name in [each for each in sys.modules if f"{each}.".startswith("compat.")]:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
 # -- help --------------------------------------------------------------------------------------
 
 

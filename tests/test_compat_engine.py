@@ -825,14 +825,12 @@ def test_r14_silent_tls_clients_hold_up_nobody_in_any_hook(kind, way, says, tls:
     if "listener" in way:
         server.socket = tls.server.wrap_socket(server.socket, server_side=True)
     kinds = type(server.socket)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(serving(server, poll_interval=3600))
+    with serving(server, poll_interval=3600), contextlib.ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(silent(server.server_address, says))
         client = stack.enter_context(socket.create_connection(server.server_address, SOON))
         if kind != "ForkingTCPServer":  # which is not to fork while threads are alive
             assert over(client, tls) == b"HELLO\n"
-        server.shutdown()  # at once, with handshakes open
     assert type(server.socket) is kinds
 
 
@@ -894,17 +892,132 @@ def test_after_a_failed_handshake_nobody_is_called(module, tls: TLS):
     assert called == ["verify_request"]
 
 
-def test_handshakes_that_are_open_at_the_end_are_closed(tls: TLS):
+def test_handshakes_that_are_open_at_the_end_are_closed(tls: TLS, monkeypatch):
+    from compat import handshakes
+
     before = descriptors()
     server: Any = compat.TCPServer(ANY, Upper)
     server.socket = tls.server.wrap_socket(server.socket, server_side=True)
-    with serving(server, poll_interval=3600), silent(server.server_address, b"") as client:
-        with socket.create_connection(server.server_address, SOON) as good:
-            assert over(good, tls) == b"HELLO\n"
-        server.shutdown()
-        assert client.recv(1) == b""
+    with serving(server, poll_interval=3600):
+        monkeypatch.setattr(handshakes, "HANDSHAKE_TIMEOUT", 0.2)
+        with silent(server.server_address, b"") as client:
+            with socket.create_connection(server.server_address, SOON) as good:
+                assert over(good, tls) == b"HELLO\n"
+            server.shutdown()  # which it does not hold up for longer than that
+            assert client.recv(1) == b""
     gc.collect()
     assert descriptors() == before
+
+
+def ask_over(client: Any, session: Any, incoming: Any, outgoing: Any) -> Any:
+    """What `over` does, where a handshake has begun by hand."""
+    for step, *args in (session.do_handshake,), (session.write, b"hello\n"), (session.read, 100):
+        while True:
+            try:
+                result = step(*args)
+                break
+            except ssl.SSLWantReadError:
+                client.sendall(outgoing.read())
+                incoming.write(client.recv(10_000))
+        client.sendall(outgoing.read())
+    return result
+
+
+@pytest.mark.parametrize("says", ["nothing", "half a hello"])
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+@pytest.mark.parametrize("way", ["listener", "get_request"])
+def test_who_was_accepted_before_shutdown_is_served(module, kind, way, says, tls: TLS):
+    class Server(getattr(module, kind)):  # type: ignore[misc]
+        accepted = threading.Event()
+
+        def get_request(self):
+            if way == "listener":
+                self.socket.__class__ = Noted
+                return super().get_request()
+            sock, address = super().get_request()
+            self.accepted.set()
+            return tls.server.wrap_socket(sock, server_side=True), address
+
+    class Noted(ssl.SSLSocket):
+        def accept(self):
+            self.__class__ = ssl.SSLSocket
+            Server.accepted.set()
+            return self.accept()
+
+    server: Any = Server(ANY, Upper)
+    if way == "listener":
+        server.socket = tls.server.wrap_socket(server.socket, server_side=True)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    handshake = tls.client.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        handshake.do_handshake()
+    hello = outgoing.read()
+    with serving(server), socket.create_connection(server.server_address, SOON) as client:
+        if says != "nothing":
+            client.sendall(hello[:20])
+        assert server.accepted.wait(SOON)
+        stopping = threading.Thread(target=server.shutdown)
+        stopping.start()
+        wait_until(lambda: server._BaseServer__shutdown_request)
+        client.sendall(hello if says == "nothing" else hello[20:])
+        assert ask_over(client, handshake, incoming, outgoing) == b"HELLO\n"
+        stopping.join()
+
+
+async def test_who_never_shakes_hands_holds_up_no_cancelled_serve(tls: TLS, caplog):
+    server: Any = compat.ThreadingTCPServer(ANY, Upper)
+    server.socket = tls.server.wrap_socket(server.socket, server_side=True)
+    task = asyncio.create_task(server.serve(grace=0.01))
+    with silent(server.server_address, b"") as client:
+        while not (engines_of(server) and engines_of(server)[0]._parked):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        client.settimeout(SOON / 2)
+        assert client.recv(1) == b""
+    server.server_close()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer"])
+def test_the_default_timeout_of_sockets_is_that_of_handshakes(module, kind, tls: TLS):
+    socket.setdefaulttimeout(0.1)
+    try:
+        server: Any = getattr(module, kind)(ANY, Upper)
+        server.socket = tls.server.wrap_socket(server.socket, server_side=True)
+        with serving(server), silent(server.server_address, b"") as client:
+            client.settimeout(SOON)
+            begin = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                assert client.recv(1) == b""
+            assert time.monotonic() - begin < SOON / 2
+    finally:
+        socket.setdefaulttimeout(None)
+
+
+def test_each_handshake_has_its_own_deadline(tls: TLS):
+    """One that began later may be over earlier."""
+
+    class Server(compat.TCPServer):
+        timeouts: list[float] = [0.1, SOON]
+        accepted = 0
+
+        def get_request(self):
+            socket.setdefaulttimeout(self.timeouts.pop())
+            try:
+                return super().get_request()
+            finally:
+                socket.setdefaulttimeout(None)
+                self.accepted += 1
+
+    server: Any = Server(ANY, Upper)
+    server.socket = tls.server.wrap_socket(server.socket, server_side=True)
+    with serving(server, poll_interval=3600), silent(server.server_address, b"") as patient:
+        wait_until(lambda: server.accepted)
+        with silent(server.server_address, b"") as client:
+            assert client.recv(1) == b""
+        assert over(patient, tls) == b"HELLO\n"
 
 
 def test_who_shakes_hands_counts_against_max_threads(tls: TLS):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import re
 import select
 import signal
 import socket
@@ -44,6 +45,88 @@ def function(sock):
     assert sock.gettimeout() is None
     assert os.get_blocking(sock.fileno())
     sock.sendall(sock.recv(100).upper())
+
+
+class CalledAsync:
+    async def __call__(self, sock):
+        pass
+
+
+class HandlesAsync(socketserver.StreamRequestHandler):
+    async def handle(self):  # type: ignore[override]
+        pass
+
+
+async def three(request, client_address, server):
+    pass
+
+
+class Awaitable:
+    def __await__(self):
+        yield
+
+
+def wrapped(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args)
+
+    return wrapper
+
+
+class TurnsOutAsync(socketserver.BaseRequestHandler):
+    handle = wrapped(upper)
+
+
+REFUSED = r"is async: serve it without compat\.threaded\(\)"
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [upper, three, functools.partial(three, 1, 2), CalledAsync(), HandlesAsync,
+     functools.partial(HandlesAsync)],
+)  # fmt: skip
+def test_async_handler_is_refused(handler):
+    with pytest.raises(HandlerError, match=REFUSED):
+        compat.threaded(handler)
+
+
+@pytest.mark.parametrize(
+    ("handler", "scheme"),
+    [
+        (lambda sock: upper(sock), "tcp"),  # noqa: PLW0108 - so that nobody sees what is inside
+        (lambda request, _, server: three(request, _, server), "tcp"),  # noqa: PLW0108
+        (lambda request, _, server: three(request, _, server), "udp"),  # noqa: PLW0108
+        (lambda _: Awaitable(), "tcp"),
+        (wrapped(upper), "tcp"),
+        (wrapped(three), "tcp"),
+        (wrapped(three), "udp"),
+        (functools.partial(wrapped(functools.partial(three, 1)), 2), "tcp"),
+        (wrapped(CalledAsync()), "tcp"),
+        (TurnsOutAsync, "tcp"),
+        (TurnsOutAsync, "udp"),
+    ],
+)
+async def test_handler_that_turns_out_to_be_async_is_an_error(handler, scheme, caplog):
+    failed = asyncio.Event()
+    seen: list[Failed] = []
+
+    def observe(event: Any) -> None:
+        if isinstance(event, Failed):
+            seen.append(event)
+            failed.set()
+
+    hosted = compat.threaded(handler)
+    async with serving(hosted, f"{scheme}://127.0.0.1:0", observers=[observe]) as server:
+        host, _, port = server.addresses[0].rpartition("//")[2].rpartition(":")
+        kind = socket.SOCK_STREAM if scheme == "tcp" else socket.SOCK_DGRAM
+        with socket.socket(type=kind) as client:
+            client.connect((host, int(port)))
+            client.send(b"hello\n")
+            await asyncio.wait_for(failed.wait(), 10)
+    assert [type(each.error) for each in seen] == [HandlerError]
+    assert re.search(REFUSED, str(seen[0].error))
+    assert [each.levelname for each in caplog.records] == ["ERROR"]
 
 
 @pytest.mark.parametrize("handler", [Upper, functools.partial(Upper), function])

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.machinery import FrozenImporter
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,9 @@ SEEN: list[tuple[list[str], list[str]]] = [
     ([], ["-m", "package"]), ([], ["-m", "package.module"]), ([], ["-m", "package.nothing"]),
     (["-P"], ["probe.py"]), (["-P"], ["link.py"]), (["-P"], ["folder"]), (["-P"], ["app.pyz"]),
     (["-P"], ["-m", "json.tool", "--help"]), (MANY, ["probe.py"]), (MANY, ["-m", "package"]),
-    (["-Bsb"], ["app.pyz"]),
+    (["-Bsb"], ["app.pyz"]), ([], ["-mprobe", "-c"]), (["-B"], ["-mpackage", "-m"]),
+    ([], ["-c", PROBE, "-m"]), ([], [f"-c{PROBE}", "a", "-"]), (["-P"], ["-c", PROBE]),
+    ([], ["-mpackage.nothing"]), (MANY, [f"-c{PROBE}"]), ([], ["-c", "x = ("]),
 ]  # fmt: skip
 
 
@@ -95,6 +98,43 @@ SEEN: list[tuple[list[str], list[str]]] = [
 def test_program_sees_the_same(place, options, words):
     plain, ours = both(place, options, words)
     assert ours == plain
+
+
+@pytest.mark.parametrize("words", [["-"], ["-", "-m", "a"]], ids=" ".join)
+@pytest.mark.parametrize("options", [[], ["-P"]], ids=" ".join)
+def test_program_from_standard_input(place, options, words):
+    program = PROBE.replace("sys.stdin.read()", "sys.stdin.name")
+    ways = [[*options, *words], [*options, "-m", "compat", *words]]
+    plain, ours = (
+        subprocess.run(
+            [sys.executable, *way],
+            cwd=place,
+            input=program,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for way in ways
+    )
+    assert (ours.stdout, ours.stderr, ours.returncode) == (plain.stdout, plain.stderr, 0)
+
+
+@pytest.mark.parametrize(
+    "words", [["-mis_ours"], ["-c", IS_OURS], [f"-c{IS_OURS}"], ["is_ours.py"]]
+)
+def test_every_kind_of_program_is_served_by_us(place, words):
+    (place / "is_ours.py").write_text(IS_OURS)
+    assert both(place, [], words, {"PYTHONPATH": ROOT}) == [("False\n", "", 0), ("True\n", "", 0)]
+
+
+@pytest.mark.parametrize(
+    "options", [["-S", "-m"], ["-Sm"], ["-BSm"], ["-S", "-s", "-m"]], ids=" ".join
+)
+def test_without_site_it_says_that_it_cannot(place, options):
+    (place / "is_ours.py").write_text(IS_OURS)
+    ended = python(place, *options, "compat", "is_ours.py", environment={"PYTHONPATH": ROOT})
+    assert (ended.stdout, ended.returncode, ended.stderr.count("\n")) == ("", 2, 1)
+    assert ended.stderr.startswith("compat: python -S")
 
 
 @pytest.mark.parametrize("options", [["-um"], ["-m"], ["-Bm"]], ids=" ".join)
@@ -288,12 +328,24 @@ def test_program_that_uses_compat_itself_finds_the_same(place):
         "from compat import ThreadingTCPServer, threaded\n"
         "print(socketserver.BaseServer.serve_forever is compat.BaseServer.serve_forever)\n"
         "print(compat.__spec__.name, sys.modules['compat.servers'].TCPServer is compat.TCPServer)\n"
-        "print(sys.modules['compat.late'].prepare.__globals__['sys'] is sys, len(compat.__path__))\n"
+        "print(sys.modules['compat.late'].engine.__module__, len(compat.__path__))\n"
         "print(compat.late.handshakes() is sys.modules['compat.handshakes'])\n"  # so far not needed
     )
     ended = python(place, "-m", "compat", "program.py",
                    environment={"PYTHONPATH": ROOT})  # fmt: skip
-    assert (ended.stdout, ended.stderr) == ("True\ncompat True\nTrue 1\nTrue\n", "")
+    assert (ended.stdout, ended.stderr) == ("True\ncompat True\ncompat.late 1\nTrue\n", "")
+
+
+@pytest.mark.parametrize("first", ["socketserver", "compat", "http.server"])
+def test_there_is_one_compat_whoever_imports_it_first(place, first):
+    (place / "program.py").write_text(
+        f"import {first}, compat, socketserver\n"
+        "print(socketserver.BaseServer.serve_forever is compat.BaseServer.serve_forever)\n"
+        "from compat import install, late, servers\n"
+        "print(vars(servers)['late'] is late, callable(install), type(late.at_home).__name__)\n"
+    )
+    ended = python(place, "-m", "compat", "program.py", environment={"PYTHONPATH": ROOT})
+    assert (ended.stdout, ended.stderr) == ("True\nTrue True Hook\n", "")
 
 
 def test_python_2_name_first(place):
@@ -318,6 +370,157 @@ def test_pytest_has_nothing_to_warn_of(place):
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "1 passed" in ended.stdout
     assert "warning" not in ended.stdout + ended.stderr
+
+
+# -- a program with modules that are called as those of the standard library ------------------------
+
+SERVES_TWICE = """
+import os, socket, socketserver, sys, threading
+class Upper(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline().upper())
+        self.wfile.close()
+        if "fail" in sys.argv:
+            raise OSError("oh")
+for kind in socketserver.ThreadingTCPServer, socketserver.TCPServer:
+    with kind(("127.0.0.1", 0), Upper) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        with socket.create_connection(server.server_address, 10) as client:
+            client.sendall(b"hello\\n")
+            os.write(1, client.recv(100))
+        server.shutdown()
+        thread.join()
+"""
+ALL = """
+import os, sys
+for name in NAMES:
+    module = __import__(name)
+    os.write(1, (name + " " + str(getattr(module, "mine", None)) + "\\n").encode())
+"""
+HAS = "import os, sys; os.write(1, repr(hasattr(socketserver.ThreadingMixIn, 'max_threads')).encode())\n"
+
+
+def modules_of(place: Path, *way: str) -> set[str]:
+    (place / "modules.py").write_text(
+        f"{SERVES_TWICE}\nos.write(1, ' '.join(sys.modules).encode())\n"
+    )
+    ended = python(place, *way, "modules.py", environment={"PYTHONPATH": ROOT})
+    assert (ended.stderr, ended.returncode) == ("", 0)
+    return set(ended.stdout.splitlines()[-1].split())
+
+
+def shadows(place: Path) -> list[str]:
+    """Write modules of one's own, but for what Python has inside of it, or needs in any such program."""
+    taken = {name.partition(".")[0] for name in modules_of(place)}
+    inside = {name for name in sys.stdlib_module_names if FrozenImporter.find_spec(name)}
+    inside |= {*sys.builtin_module_names, "distutils"}  # which setuptools would answer for
+    names = sorted(sys.stdlib_module_names - taken - inside)
+    for number, name in enumerate(names):
+        if number % 2:
+            (place / f"{name}.py").write_text("mine = __name__\n")
+        else:
+            (place / name).mkdir()
+            (place / name / "__init__.py").write_text("mine = __name__\n")
+    return names
+
+
+def test_program_sees_no_module_that_was_imported_for_us(place):
+    plain, ours = modules_of(place), modules_of(place, "-m", "compat")
+    assert ours - plain <= {"sitecustomize"}
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("word", ["", "fail"])
+def test_program_has_its_own_of_every_name(place, order, word):
+    own = ALL.replace("NAMES", repr(shadows(place)))
+    program = own + SERVES_TWICE if order == "before" else SERVES_TWICE + own
+    (place / "work").mkdir()
+    (place / "program.py").write_text(program + SERVES_TWICE + HAS)
+    plain = python(place / "work", "../program.py", word)
+    ours = python(place / "work", "-m", "compat", "../program.py", word,
+                  environment={"PYTHONPATH": ROOT})  # fmt: skip
+    if word != "fail":  # the standard library's handle_error() prints by a module of the program's
+        assert (plain.stderr, plain.stdout[-5:]) == ("", "False")
+        assert ours.stderr == ""
+        assert ours.stdout == plain.stdout.removesuffix("False") + "True"
+    assert ours.stdout.count("HELLO\n") == 4
+    assert ours.returncode == 0
+
+
+# What runpy needs must be Python's own in the working directory, or no `python -m` would do.
+@pytest.mark.parametrize(
+    "name", ["logging", "typing", "click", "subprocess", "selectors", "socketserver"]
+)
+def test_program_in_the_working_directory_has_its_own(place, name):
+    (place / f"{name}.py").write_text("mine = True\n")
+    (place / "program.py").write_text(f"import {name}\nprint({name}.mine)\n{IS_OURS}")
+    plain, ours = both(place, [], ["program.py"], {"PYTHONPATH": ROOT})
+    assert ours[0] == plain[0].replace("False", "True")
+    assert ours[2] == plain[2]
+    assert (ours[1] == "") == (plain[1] == "")
+
+
+def test_what_was_imported_for_us_is_what_the_program_imports(place):
+    """There is one `logging`, whoever asked first, and what is in it."""
+    (place / "program.py").write_text(
+        "import socketserver, sys\n"
+        "server = socketserver.TCPServer(('127.0.0.1', 0), None)\n"
+        "server.server_close()\n"
+        "import importlib.util\n"
+        "found = importlib.util.find_spec('logging')\n"
+        "print('logging' in sys.modules, found.name, found.loader.get_source('logging') is not None)\n"
+        "import logging, logging.handlers, collections.abc, compat\n"
+        "from compat import engine, late\n"
+        "print(late.logger() is logging.getLogger('asyncserver'), engine.logging is logging)\n"
+        "print(sys.modules['logging'] is logging, logging.__spec__.name, logging.handlers.logging is logging)\n"
+        "print(engine.Callable is collections.abc.Callable, engine is sys.modules['compat.engine'])\n"
+        "print(type(logging.__spec__.loader).__name__)\n"
+        "import importlib; importlib.reload(logging)\n"
+    )
+    ended = python(place, "-m", "compat", "program.py", environment={"PYTHONPATH": ROOT})
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines() == [
+        "False logging True", "True True", "True logging True", "True True", "SourceFileLoader"
+    ]  # fmt: skip
+
+
+def test_other_threads_may_import_meanwhile(place):
+    """They find in `sys.modules` what they have imported, and nothing is taken from under them."""
+    (place / "program.py").write_text(
+        "import importlib, os, socketserver, sys, threading\n"
+        "together = threading.Barrier(20)\n"
+        "names = 'logging traceback json decimal typing bisect dataclasses logging.handlers email.message'\n"
+        "names = [*names.split(), 'concurrent.futures', 'asyncio', 'contextlib', 'functools', 'csv']\n"
+        "def make():\n"
+        "    together.wait()\n"
+        "    socketserver.TCPServer(('127.0.0.1', 0), None).server_close()\n"
+        "def read(first):\n"
+        "    together.wait()\n"
+        "    for name in names[first:] + names[:first]:\n"
+        "        assert importlib.import_module(name) is sys.modules[name]\n"
+        "threads = [threading.Thread(target=make) for _ in range(10)]\n"
+        "threads += [threading.Thread(target=read, args=(n,)) for n in range(10)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+    )
+    assert both(place, [], ["program.py"], {"PYTHONPATH": ROOT}) == [("", "", 0)] * 2
+
+
+def test_program_with_a_socketserver_of_its_own(place):
+    (place / "socketserver.py").write_text("class ThreadingMixIn: mine = True\n")
+    (place / "program.py").write_text(
+        "import socketserver\nprint(vars(socketserver)['ThreadingMixIn'].mine)"
+    )
+    plain, ours = both(place, [], ["program.py"], {"PYTHONPATH": ROOT})
+    assert ours == plain == ("True\n", "", 0)
+
+
+def test_program_with_a_python_2_name_of_its_own(place):
+    (place / "SocketServer.py").write_text("mine = True\n")
+    (place / "program.py").write_text("import socketserver, SocketServer\nprint(SocketServer.mine)")
+    plain, ours = both(place, [], ["program.py"], {"PYTHONPATH": ROOT})
+    assert ours == plain == ("True\n", "", 0)
 
 
 # -- what it costs ---------------------------------------------------------------------------------
