@@ -213,10 +213,10 @@ threading._register_atexit(exiting.set)  # the last one in comes first: after th
 from compat import pool, worker
 worker.IDLE_SECONDS = 3600
 pool = pool.Pool("test")
-def later():
+def last():
     exiting.wait()
-    pool.run(worker.Job(print, ("done",), daemon=False))
-threading.Thread(target=later).start()
+    print("done")
+pool.run(worker.Job(last, (), daemon=False))
 """
     assert run(program, compat) == "done\n"
 
