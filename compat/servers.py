@@ -87,8 +87,9 @@ class BaseServer(socketserver.BaseServer):
             return
         check_limit(self)
         here = engine.Engine(self, poll_interval)
+        is_shut_down = self.__is_shut_down  # which there is not, before __init__
         try:
-            self.__is_shut_down.clear()
+            is_shut_down.clear()
             here.enter()
             here.run()
         finally:

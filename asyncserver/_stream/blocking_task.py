@@ -64,10 +64,11 @@ class BlockingTask(ConnectionTask):
 
     async def _wrap(self, context: ssl.SSLContext) -> None:
         seconds = self._context.timeouts.handshake
-        sock = context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
-        sock.setblocking(False)
-        self._sock = sock
         try:
+            self._sock.getpeername()  # if it has gone; Python 3.11 would leave what it makes open
+            sock = context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
+            self._sock = sock
+            sock.setblocking(False)
             async with asyncio.timeout(seconds):
                 await shake_hands(sock)
         except TimeoutError:
