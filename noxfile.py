@@ -21,7 +21,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests, and tell which branches none of them takes, in programs that they start too."""
-    session.install("-e", ".[test]")
+    session.install("-e", ".[test]", "coverage>=7.11")
     session.run("coverage", "erase")
     # An exception of a signal handler's leaves coverage's own lock locked: no test of ours can help that.
     storm = "tests/test_compat_engine.py::test_a_storm_of_signals_leaves_nothing_behind"

@@ -211,19 +211,22 @@ async def test_dual_stack_socket_serves_both_families(kind, directory):
             await ask(Address.of_ip(address.scheme, host, address.port), directory)
 
 
+RELATIVE = f"s{os.getpid()}"  # counts wherever it is, so tests beside this one must not have it
+
+
 @pytest.mark.parametrize("kind", [STREAM, DGRAM], ids=["stream", "datagram"])
 async def test_relative_path_is_where_it_leads_to(kind, directory, monkeypatch):
     monkeypatch.chdir(directory)
-    sock = bound(socket.AF_UNIX, kind, "s")
+    sock = bound(socket.AF_UNIX, kind, RELATIVE)
     async with serving(upper, sock) as server:
-        assert server.addresses[0].path == os.path.join(os.path.realpath(directory), "s")
+        assert server.addresses[0].path == os.path.join(os.path.realpath(directory), RELATIVE)
         await ask(server.addresses[0], directory)
 
 
 @pytest.mark.parametrize("gone", [False, True])
 async def test_relative_path_that_leads_nowhere_any_more(gone, directory, monkeypatch):
     monkeypatch.chdir(directory)
-    sock = bound(socket.AF_UNIX, STREAM, "s")
+    sock = bound(socket.AF_UNIX, STREAM, RELATIVE)
     os.mkdir("elsewhere")
     monkeypatch.chdir("elsewhere")
     if gone:

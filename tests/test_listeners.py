@@ -91,9 +91,12 @@ async def test_path_of_a_socket_that_is_bound_and_does_not_listen_yet(
     """As of a server of the standard library between its two calls."""
     monkeypatch.chdir(directory)
     os.symlink(directory, f"{directory}/link")
-    path = f"{directory}/s"
+    name = f"s{os.getpid()}"  # a relative one counts wherever it is, so others must not have it
+    path = f"{directory}/{name}"
     with socket.socket(socket.AF_UNIX, kind) as sock:
-        sock.bind({"absolute": path, "relative": "./s", "through a link": "link/s"}[how])
+        sock.bind(
+            {"absolute": path, "relative": f"./{name}", "through a link": f"link/{name}"}[how]
+        )
         assert (await refused(f"{scheme}://{path}")).errno == errno.EADDRINUSE
         if kind != socket.SOCK_DGRAM:
             sock.listen()
